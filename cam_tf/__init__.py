@@ -1,0 +1,72 @@
+"""cam_tf: class activation maps for Keras 3 on TensorFlow.
+
+Everything public is listed here and is imported when it is first used, so that ``import cam_tf``
+costs nothing and the command line can quieten TensorFlow before it starts.
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+_PUBLIC = {
+    "cam_tf.networks.applications": ["list_backbones"],
+    "cam_tf.networks.classifier": ["build_classifier", "cam_model"],
+    "cam_tf.networks.efficientnet_lite": [
+        "EfficientNetLite0",
+        "EfficientNetLite1",
+        "EfficientNetLite2",
+    ],
+    "cam_tf.networks.checkpoints": ["CheckpointError", "read_torch_checkpoint"],
+    "cam_tf.maps.cam": ["CAM", "class_activation_maps"],
+    "cam_tf.maps.explanation": ["Explanation"],
+    "cam_tf.maps.heatmaps": ["BlankMapWarning", "heatmaps"],
+    "cam_tf.localization.boxes": ["boxes"],
+    "cam_tf.datasets.images": ["ImageError", "load_image"],
+    "cam_tf.datasets.imagenet": ["imagenet_classes"],
+    "cam_tf.display.figures": ["plot"],
+    "cam_tf.display.overlays": ["overlay"],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted(_HOME)
+__version__ = "0.1.0"
+
+
+def _chosen_backend() -> str:
+    """The backend that Keras has, or will choose when it is imported."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].config.backend()
+    if "KERAS_BACKEND" in os.environ:
+        return os.environ["KERAS_BACKEND"]
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return json.loads((home / "keras.json").read_text()).get("backend", "tensorflow")
+    except (OSError, ValueError):
+        return "tensorflow"
+
+
+def _require_tensorflow_backend() -> None:
+    """Keras chooses its backend once, when it is imported: say so while it can still be mended."""
+    backend = _chosen_backend()
+    if backend != "tensorflow":
+        raise ImportError(
+            f"cam_tf needs the TensorFlow backend of Keras, but the backend is {backend!r}. Set "
+            "KERAS_BACKEND=tensorflow in the environment before Python imports keras."
+        )
+
+
+_require_tensorflow_backend()
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'cam_tf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

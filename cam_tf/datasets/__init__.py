@@ -1,0 +1,1 @@
+"""Data: images, class names, demo photos."""

@@ -1,0 +1,1 @@
+"""Maps: which classes, which weights, the map, the result."""

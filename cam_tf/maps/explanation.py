@@ -1,0 +1,73 @@
+"""The result of an explainer: raw maps, the classes they are of, and their scores."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import tensorflow as tf
+
+Array = np.ndarray | tf.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Raw class activation maps of a batch, with the classes and the scores they belong to.
+
+    Plain data: TensorFlow tensors as they left the compiled call (still on the device), or NumPy
+    arrays after ``numpy()``. N images, n classes for each, C classes in all.
+
+    Attributes:
+        maps: (N, n, h, w) float32, raw and signed, at the resolution of the feature maps; (N, n, t)
+            for signals, (N, n, d, h, w) for volumes.
+        class_ids: (N, n) int32, the class of each map.
+        scores: (N, n) float32, the model's output for that class (a probability after softmax).
+        logits: (N, n) float32, the score before softmax or sigmoid.
+        image_size: the input's spatial size in pixels, (H, W), which maps stretch over.
+    """
+
+    maps: Array
+    class_ids: Array
+    scores: Array
+    logits: Array
+    image_size: tuple[int, ...]
+
+    def _map_arrays(self, function) -> "Explanation":
+        arrays = [field.name for field in fields(self) if field.name != "image_size"]
+        return replace(self, **{name: function(getattr(self, name)) for name in arrays})
+
+    def numpy(self) -> "Explanation":
+        """Returns the same explanation with NumPy arrays in main memory."""
+        return self._map_arrays(np.asarray)
+
+    def __len__(self) -> int:
+        """The number of images N."""
+        return int(self.maps.shape[0])
+
+    def __getitem__(self, index: int | slice) -> "Explanation":
+        """The explanation of one image (still with a batch axis of 1) or of a slice of images."""
+        if not isinstance(index, slice):
+            index = range(len(self))[index]  # raises IndexError, resolves negative indices
+            index = slice(index, index + 1)
+        return self._map_arrays(lambda array: array[index])
+
+    def __iter__(self) -> Iterator["Explanation"]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"Explanation(maps={tuple(self.maps.shape)}, class_ids="
+            f"{np.asarray(self.class_ids).tolist()}, image_size={self.image_size})"
+        )
+
+    @classmethod
+    def concatenate(cls, parts: list["Explanation"]) -> "Explanation":
+        """Joins explanations of the same n and map size along the batch axis."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        joined = {
+            field.name: tf.concat([getattr(part, field.name) for part in parts], axis=0)
+            for field in fields(cls)
+            if field.name != "image_size"
+        }
+        return replace(first, **joined)

@@ -1,0 +1,1 @@
+"""Networks: build a classifier, open any classifier."""
