@@ -12,7 +12,7 @@ from pathlib import Path
 
 _PUBLIC = {
     "cam_tf.networks.applications": ["list_backbones"],
-    "cam_tf.networks.classifier": ["build_classifier", "cam_model"],
+    "cam_tf.networks.classifier": ["UntrainedHeadWarning", "build_classifier", "cam_model"],
     "cam_tf.networks.efficientnet_lite": [
         "EfficientNetLite0",
         "EfficientNetLite1",
@@ -23,8 +23,14 @@ _PUBLIC = {
     "cam_tf.maps.explanation": ["Explanation"],
     "cam_tf.maps.heatmaps": ["BlankMapWarning", "heatmaps"],
     "cam_tf.localization.boxes": ["boxes"],
-    "cam_tf.datasets.images": ["ImageError", "load_image"],
-    "cam_tf.datasets.imagenet": ["imagenet_classes"],
+    "cam_tf.datasets.images": [
+        "ImageError",
+        "demo_photos",
+        "find_images",
+        "load_image",
+        "resize_image",
+    ],
+    "cam_tf.datasets.imagenet": ["class_id", "imagenet_classes", "read_class_names"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],
 }

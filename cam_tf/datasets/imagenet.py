@@ -7,6 +7,7 @@ WordNet 3.0 (copyright 2006 by Princeton University, WordNet License).
 """
 
 import functools
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,10 +78,11 @@ def class_id(name_or_id: str | int, names: Sequence[str] | None = None) -> int:
     Raises:
         ValueError: no class has that name (the nearest are suggested), several have, or the id is
             out of range.
+        TypeError: neither text nor an integer.
     """
     shown = imagenet_classes() if names is None else list(names)
     if not isinstance(name_or_id, str):
-        return _in_range(int(name_or_id), shown)
+        return _in_range(operator.index(name_or_id), shown)
     wanted = name_or_id.strip().lower()
     whole, synonyms = _index(tuple(shown))
     ids = whole.get(wanted) or synonyms.get(wanted) or ()

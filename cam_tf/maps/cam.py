@@ -39,8 +39,8 @@ def class_activation_maps(
         raise ValueError(
             f"class_ids of shape {tuple(class_ids.shape)}: expected (N, n), a row for each image."
         )
-    weights = tf.gather(tf.transpose(kernel), class_ids)
-    return tf.einsum("n...k,nck->nc...", feature_maps, weights)
+    weights = tf.gather(kernel, class_ids, axis=1)
+    return tf.einsum("n...k,knc->nc...", feature_maps, weights)
 
 
 class CAM(Explainer):

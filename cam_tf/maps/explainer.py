@@ -85,12 +85,15 @@ class Explainer(ABC):
         if total == 0:  # TensorFlow's CPU kernels fail on empty batches, so an image stands in
             images = tf.zeros([1, *images.shape[1:]], images.dtype)
             ids = None if ids is None else np.zeros((1, ids.shape[1]), np.int32)
+        explained = self._function(key)
         parts = []
         for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            arguments = [images[batch]] if ids is None else [images[batch], ids[batch]]
-            parts.append(Explanation(*self._function(key)(*arguments), tuple(images.shape[1:-1])))
-        return Explanation.concatenate(parts)[:total]
+            given = [images] if ids is None else [images, ids]
+            if len(images) > batch_size:
+                given = [values[start : start + batch_size] for values in given]
+            parts.append(Explanation(*explained(*given), tuple(images.shape[1:-1])))
+        result = Explanation.concatenate(parts)
+        return result if total else result[:0]
 
     def _check_images(self, images) -> tf.Tensor:
         expected = self.anatomy.image.shape

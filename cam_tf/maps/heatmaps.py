@@ -42,16 +42,17 @@ def resize_maps(maps: Array, size: Sequence[int]) -> tf.Tensor:
 
 
 def _resize_axis(maps: tf.Tensor, axis: int, length: int) -> tf.Tensor:
+    """Multiplies by the (length, old length) matrix of weights: few values, faster than gathering."""
     if maps.shape[axis] == length:
         return maps
     old = tf.shape(maps)[axis]
     centre = (tf.range(length, dtype=tf.float32) + 0.5) * tf.cast(old, tf.float32) / length - 0.5
     centre = tf.clip_by_value(centre, 0.0, tf.cast(old - 1, tf.float32))
-    low = tf.cast(tf.floor(centre), tf.int32)
-    high = tf.minimum(low + 1, old - 1)
-    share = tf.reshape(centre - tf.floor(centre), [length] + [1] * (maps.shape.rank - axis - 1))
-    below, above = tf.gather(maps, low, axis=axis), tf.gather(maps, high, axis=axis)
-    return below + (above - below) * share
+    distance = tf.abs(centre[:, None] - tf.range(tf.cast(old, tf.float32)))
+    weights = tf.maximum(1.0 - distance, 0.0)
+    spatial = "xyz"[: maps.shape.rank - 2]
+    source = spatial[axis - 2]
+    return tf.einsum(f"nc{spatial},a{source}->nc{spatial.replace(source, 'a')}", maps, weights)
 
 
 def heatmaps(
@@ -81,19 +82,20 @@ def heatmaps(
         raise ValueError(f"rule={rule!r} is unknown: use 'minmax' or 'relu'.")
     maps, size = maps_and_size(explanation, size)
     resized = resize_maps(maps, size)
+    if rule == "relu":
+        resized = tf.nn.relu(resized)
     spatial = list(range(2, resized.shape.rank))
     top = tf.reduce_max(resized, axis=spatial, keepdims=True)
     bottom = tf.reduce_min(resized, axis=spatial, keepdims=True)
-    if rule == "relu":
-        bottom = tf.zeros_like(top)
-    span = top - bottom
     # Differences in the last bits of a flat map are rounding, not evidence.
     noise = 4 * np.finfo(np.float32).eps * tf.maximum(tf.abs(top), tf.abs(bottom))
-    good = tf.math.is_finite(span) & (span > (noise if rule == "minmax" else 0.0))
-    scaled = tf.clip_by_value((resized - bottom) / tf.where(good, span, 1.0), 0.0, 1.0)
+    if rule == "relu":
+        bottom, noise = tf.zeros_like(top), 0.0
+    good = tf.math.is_finite(top - bottom) & (top - bottom > noise)
     if tf.executing_eagerly():
         _report_blank(good, top, rule)
-    return tf.where(good, scaled, 0.0)
+    # Division by zero is zero here, also of NaN.
+    return tf.math.divide_no_nan(resized - bottom, tf.where(good, top - bottom, 0.0))
 
 
 def maps_and_size(

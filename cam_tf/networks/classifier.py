@@ -196,8 +196,11 @@ def load_classifier_weights(model: keras.Model, path: Path) -> None:
         ValueError: the file does not fit the model.
     """
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            # Keras goes on with half of the weights where it should stop.
+            warnings.filterwarnings("error", message="Skipping nested container")
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
         raise ValueError(
             f"{path} does not hold the weights of {model.name!r}. Build the classifier with the "
             f"arguments it was saved with. Keras says: {str(error).strip().splitlines()[0]}"

@@ -1,5 +1,6 @@
 """Backbones by name, with their weights and, where it can be kept, their own classifier."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,11 +37,12 @@ def pretrained_backbone(
     """
     image = keras.Input(_input_shape(row, input_shape), name="image")
     pixels = row.preprocess(image)
-    suffix = "" if weights in (None, "imagenet") else Path(weights).suffix.lower()
-    if suffix in (".h5", ".hdf5"):
-        return image, *_from_keras_file(row, Path(weights), pixels, classes)
-    if suffix and not (suffix == ".pth" and row.preprocessing == "lite"):
-        raise ValueError(_not_readable(row, weights))
+    if weights not in (None, "imagenet"):
+        suffix = Path(weights).suffix.lower()
+        if suffix in (".h5", ".hdf5"):
+            return image, *_from_keras_file(row, Path(weights), pixels, classes)
+        if not (suffix == ".pth" and row.preprocessing == "lite"):
+            raise ValueError(_not_readable(row, weights))
     with_top = weights is not None and row.head != "other" and classes == 1000
     network = _construct(row, include_top=with_top, weights=weights, input_tensor=pixels)
     if not with_top:
@@ -79,7 +81,10 @@ def _not_readable(row: Backbone, weights: str | Path) -> str:
 
 def _construct(row: Backbone, **arguments) -> keras.Model:
     try:
-        return row.constructor(**arguments)
+        with warnings.catch_warnings():
+            # The MobileNets say so of every size that they have no weights of its own for.
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
+            return row.constructor(**arguments)
     except Exception as error:
         # Keras raises a bare Exception when a download fails.
         if arguments["weights"] != "imagenet" or "URL fetch failure" not in str(error):

@@ -171,7 +171,7 @@ def test_xla_gives_the_same_maps(tiny_model, tiny_image):
 def test_identity_for_signals_images_and_volumes_in_any_precision(rank, pooling, policy, rng):
     keras.config.set_dtype_policy(policy)
     layers = keras.layers
-    image = keras.Input((6, 5, 4)[:rank] + (2,))
+    image = keras.Input((*(6, 5, 4)[:rank], 2))
     maps = getattr(layers, f"Conv{rank}D")(8, 3, padding="same", activation="relu")(image)
     pool = getattr(layers, f"Global{pooling}Pooling{rank}D")(dtype="float32", name="pool")
     scores = layers.Dense(3, activation="sigmoid", dtype="float32", name="scores")(pool(maps))
