@@ -74,7 +74,7 @@ def test_names_of_the_caller():
     assert class_id("honeybee", names) == 3  # a whole name before a synonym
     assert class_id("7", names) == 2  # digits that are a name
     assert class_id("1", names) == 1
-    with pytest.raises(ValueError, match="several classes: use the id, 0 .* or 1 "):
+    with pytest.raises(ValueError, match=r"several classes: use the id, 0 .* or 1 "):
         class_id("cat", ["cat, kitten", "cat, tiger"])
 
 
