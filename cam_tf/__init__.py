@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 _PUBLIC = {
+    "cam_tf.networks.anatomy": ["Anatomy", "dissect"],
     "cam_tf.networks.applications": ["list_backbones"],
     "cam_tf.networks.classifier": ["UntrainedHeadWarning", "build_classifier", "cam_model"],
     "cam_tf.networks.efficientnet_lite": [
@@ -20,7 +21,17 @@ _PUBLIC = {
     ],
     "cam_tf.networks.checkpoints": ["CheckpointError", "read_torch_checkpoint"],
     "cam_tf.maps.cam": ["CAM", "class_activation_maps"],
+    "cam_tf.maps.decompositions": ["EigenCAM"],
     "cam_tf.maps.explanation": ["Explanation"],
+    "cam_tf.maps.gradients": [
+        "GradCAM",
+        "GradCAMPlusPlus",
+        "HiResCAM",
+        "LayerCAM",
+        "SmoothGradCAMPlusPlus",
+        "XGradCAM",
+    ],
+    "cam_tf.maps.perturbations": ["AblationCAM", "ISCAM", "SSCAM", "ScoreCAM"],
     "cam_tf.maps.heatmaps": ["BlankMapWarning", "heatmaps"],
     "cam_tf.localization.boxes": ["boxes"],
     "cam_tf.datasets.images": [

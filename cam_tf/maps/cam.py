@@ -44,11 +44,18 @@ def class_activation_maps(
 
 
 class CAM(Explainer):
-    """Class activation maps of a classifier that ends in global pooling and a dense layer.
+    """Class activation maps of a classifier whose logits are affine in its pooled feature maps.
 
     The maps come out of the same forward pass as the prediction. For average pooling
-    mean(M_c) + b_c = logit_c holds; for max pooling the map is formed the same way, without that
-    identity.
+    mean(M_c) + b_c = logit_c holds, where b_c is what the head gives for maps of zeros; for max
+    pooling the map is formed the same way, without that identity. A head of several layers is taken
+    as the one matrix that it amounts to at inference.
+
+    Args:
+        model, layer, input, output, jit_compile, frozen: see ``Explainer``.
+
+    Raises:
+        ValueError: the head is not affine; the message names the layer in the way.
 
     Example:
         >>> model = cam_tf.build_classifier("EfficientNetLite0")
@@ -59,9 +66,20 @@ class CAM(Explainer):
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
     """
 
-    def _maps(self, images, class_ids, top_k):
-        feature_maps, logits, scores = self.anatomy(images)
+    takes_target = False
+
+    def _check(self):
+        self.anatomy.require_affine()
+
+    def _explain(self, inputs, class_ids, top_k):
+        (feature_maps,), logits, scores = self._forward(inputs)
         if class_ids is None and top_k:
-            class_ids = tf.math.top_k(logits, top_k).indices
-        maps = class_activation_maps(feature_maps, self.anatomy.kernel(), class_ids)
-        return maps, class_ids, scores, logits
+            class_ids = self._select(logits, None, top_k)
+        if self.anatomy.dense is not None or class_ids is None:
+            maps = class_activation_maps(feature_maps, self.anatomy.kernel(), class_ids)
+        else:
+            weights = self.anatomy.class_weights(class_ids)
+            maps = tf.einsum("n...k,nck->nc...", feature_maps, weights)
+        if class_ids is None:
+            class_ids = self._select(logits, None, 0)
+        return self._result(maps, class_ids, scores, logits)

@@ -1,14 +1,20 @@
-"""The base of all explainers: checks the images, selects the classes, runs one compiled call."""
+"""The base of all explainers: checks the inputs, selects the classes, runs one compiled call."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cam_tf.maps.explanation import Explanation
+from cam_tf.maps.explanation import Array, Explanation
+from cam_tf.maps.freezing import freeze
 from cam_tf.maps.selection import ALL, Classes, select_classes
-from cam_tf.networks.anatomy import dissect
+from cam_tf.networks.anatomy import Layer, dissect
+from cam_tf.networks.graph import Value
+
+Inputs = Array | Sequence[Array] | Mapping[str, Array]
+_GIVEN = "given"  # the key of the compiled call that is told the class ids; others are the top k
 
 
 class Explainer(ABC):
@@ -17,38 +23,133 @@ class Explainer(ABC):
     Weights stay live: after ``fit`` the same explainer explains the trained model.
 
     Args:
-        model: the classifier.
+        model: the classifier: Functional, Sequential, around nested models, or subclassed as long
+            as its ``call`` works on symbolic tensors. It is not modified.
+        layer: the target layer or layers, by name. Default: the maps that are really pooled.
+        input: the name or index of the image input, where it cannot be told by its shape.
+        output: the name or index of the class scores, where the model has several outputs.
+        target: what to explain in place of class logits: a callable on the model's output (a list,
+            where it has several) that returns (N,) or (N, m) values; they take the place of the
+            logits and of the classes.
         jit_compile: compile with XLA. Default: where a GPU is visible (on the CPU it is slower).
+        frozen: fold the weights into the compiled call as constants (batch normalisation into
+            convolutions too), which is faster. The explainer then explains the model as it was when
+            it was first called, until ``refreeze()``.
 
     Raises:
         TypeError: the model has no graph that can be read.
-        ValueError: the model has no feature maps that this method can use.
+        ValueError: the model has no feature maps that this method can use, or a layer, an input or
+            an output is unknown or must be named.
     """
 
-    def __init__(self, model: keras.Model, *, jit_compile: bool | None = None):
-        self.anatomy = dissect(model)
+    def __init__(
+        self,
+        model: keras.Model,
+        layer: Layer | Sequence[Layer] | None = None,
+        *,
+        input: str | int | None = None,
+        output: str | int | None = None,
+        target: Callable | None = None,
+        jit_compile: bool | None = None,
+        frozen: bool = False,
+    ):
+        if target is not None and output is None:
+            output = 0  # any: the target is a function of all of them
+        self.anatomy = dissect(model, layer, input=input, output=output)
+        self.frozen = frozen
+        self._target = target
         if jit_compile is None:
             jit_compile = bool(tf.config.list_logical_devices("GPU"))
-        self._jit_compile = jit_compile
-        self._compiled: dict[int | str, tf.types.experimental.GenericFunction] = {}
+        self._jit_compile = jit_compile and not frozen
+        self._compiled: dict[int | str, Callable] = {}
+        self._check()
+
+    def _check(self) -> None:  # noqa: B027 - most methods have nothing to refuse
+        """Raises a ValueError if the method cannot explain this model."""
+
+    def __repr__(self) -> str:
+        layers = ", ".join(repr(_name(value)) for value in self.anatomy.layers)
+        state = ", frozen (refreeze() after training)" if self.frozen else ""
+        return f"{type(self).__name__}({self.anatomy.name!r}, layer={layers}{state})"
+
+    def refreeze(self) -> None:
+        """Takes the model's present weights at the next call. Only a frozen explainer needs it."""
+        self._compiled.clear()
 
     @abstractmethod
-    def _maps(self, images: tf.Tensor, class_ids: tf.Tensor | None, top_k: int) -> tuple:
-        """Computes maps, class ids, and the scores and logits of all classes, in graph mode.
+    def _explain(self, inputs: list[tf.Tensor], class_ids: tf.Tensor | None, top_k: int) -> dict:
+        """Explains in graph mode.
 
         Args:
-            images: (N, H, W, channels).
+            inputs: the tensors of ``anatomy.inputs``.
             class_ids: (N, n) int32, or None.
             top_k: without class ids, how many of the predicted classes; 0 means all classes.
 
         Returns:
-            Maps (N, n, h, w) float32, class ids (N, n) or None for all, scores (N, C), logits
-            (N, C).
+            What ``_result`` makes.
         """
+
+    def _forward(self, inputs, tape: tf.GradientTape | None = None) -> tuple:
+        """One forward pass: the target maps (a list), the logits and the scores, all float32.
+
+        A ``tape`` begins to record at the target maps.
+        """
+        maps = {}
+
+        def watch(value: Value, tensor: tf.Tensor) -> tf.Tensor:
+            maps[value] = tf.cast(tensor, tf.float32)
+            if tape is not None:
+                tape.watch(maps[value])
+            return tf.cast(maps[value], tensor.dtype)
+
+        parts, given = self.anatomy, self.anatomy.bind(inputs)
+        if parts.image in parts.layers:
+            given[parts.image] = watch(parts.image, given[parts.image])
+        intercept = {
+            value: lambda tensor, value=value: watch(value, tensor) for value in parts.layers
+        }
+        logits, scores = self._evaluate(given, intercept)
+        return [maps[value] for value in parts.layers], logits, scores
+
+    def _evaluate(self, given: Mapping[Value, tf.Tensor], intercept=None) -> tuple:
+        """The logits and scores (N, C) that follow from given tensors."""
+        parts = self.anatomy
+        if self._target is None:
+            found = parts.graph.run(given, [parts.logits, parts.scores], intercept)
+            return [tf.reshape(tf.cast(one, tf.float32), [-1, parts.classes]) for one in found]
+        outputs = parts.graph.run(given, parts.graph.outputs, intercept)
+        values = tf.cast(self._target(outputs if len(outputs) > 1 else outputs[0]), tf.float32)
+        values = values[:, None] if values.shape.rank == 1 else values
+        if values.shape.rank != 2:
+            raise ValueError(
+                f"target returned shape {tuple(values.shape)}: expected (N,) or (N, m), a value "
+                "for each image, such as outputs[:, 3] - outputs[:, 5]."
+            )
+        return [values, values]
+
+    @staticmethod
+    def _select(logits: tf.Tensor, class_ids: tf.Tensor | None, top_k: int) -> tf.Tensor:
+        """Class ids (N, n): the given ones, the top k, or all of them."""
+        if class_ids is not None:
+            return class_ids
+        if top_k:
+            return tf.math.top_k(logits, top_k).indices
+        return tf.repeat(tf.range(tf.shape(logits)[1])[None], tf.shape(logits)[0], axis=0)
+
+    @staticmethod
+    def _result(maps, class_ids, scores, logits, **details) -> dict:
+        """Picks the scores and logits (N, n) of the explained classes."""
+        return {
+            "maps": maps,
+            "class_ids": class_ids,
+            "scores": tf.gather(scores, class_ids, batch_dims=1),
+            "logits": tf.gather(logits, class_ids, batch_dims=1),
+            "details": details,
+        }
 
     def __call__(
         self,
-        images: np.ndarray | tf.Tensor,
+        images: Inputs,
         classes: Classes = None,
         top_k: int = 1,
         *,
@@ -58,11 +159,13 @@ class Explainer(ABC):
 
         Args:
             images: (N, H, W, channels) as the model takes them; for networks of
-                ``build_classifier`` RGB 0..255, uint8 or float.
+                ``build_classifier`` RGB 0..255, uint8 or float. For a model of several inputs all
+                of them, as a dictionary by name or a list in the model's order.
             classes: None: the ``top_k`` predicted classes of each image, best first. An int: that
                 class for every image. A flat list: one id for each image. A list of lists: several
                 ids for each image; a single inner list serves every image. ``"all"``.
-            top_k: how many predicted classes to explain when ``classes`` is None.
+            top_k: how many predicted classes to explain when ``classes`` is None. Ignored with a
+                ``target``, whose values are all explained.
             batch_size: more images than this go through the network in several batches.
 
         Returns:
@@ -73,31 +176,73 @@ class Explainer(ABC):
                 class ids that are out of range or do not match the images; ``top_k`` out of range.
             TypeError: classes that are not integers.
         """
-        images = self._check_images(images)
-        total, num_classes = images.shape[0], self.anatomy.classes
+        inputs = self._check_inputs(images)
+        total, num_classes = len(inputs[0]), self.anatomy.classes
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: use at least 1.")
-        if classes is None and not 1 <= top_k <= num_classes:
-            raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
         everything = isinstance(classes, str) and classes == ALL
-        key = top_k if classes is None else 0 if everything else "ids"
-        ids = select_classes(classes, total, num_classes) if key == "ids" else None
+        if self._target is not None:
+            if classes is not None and not everything:
+                raise ValueError("classes belong to class scores; this explainer has a target.")
+            everything = True
+        elif classes is None and not 1 <= top_k <= num_classes:
+            raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
+        key = 0 if everything else top_k if classes is None else _GIVEN
+        given = list(inputs)
+        if key == _GIVEN:
+            given.append(tf.constant(select_classes(classes, total, num_classes)))
         if total == 0:  # TensorFlow's CPU kernels fail on empty batches, so an image stands in
-            images = tf.zeros([1, *images.shape[1:]], images.dtype)
-            ids = None if ids is None else np.zeros((1, ids.shape[1]), np.int32)
-        explained = self._function(key)
-        parts = []
-        for start in range(0, len(images), batch_size):
-            given = [images] if ids is None else [images, ids]
-            if len(images) > batch_size:
-                given = [values[start : start + batch_size] for values in given]
-            parts.append(Explanation(*explained(*given), tuple(images.shape[1:-1])))
-        result = Explanation.concatenate(parts)
+            given = [tf.zeros([1, *one.shape[1:]], one.dtype) for one in given]
+        result = self._in_batches(self._function(key), given, batch_size)
         return result if total else result[:0]
 
-    def _check_images(self, images) -> tf.Tensor:
-        expected = self.anatomy.image.shape
-        wanted = f"model {self.anatomy.name!r} takes images of shape {_write_shape(expected)}"
+    def _in_batches(self, explained: Callable, given: list, batch_size: int) -> Explanation:
+        image = given[self.anatomy.inputs.index(self.anatomy.image)]
+        parts = []
+        for start in range(0, len(image), batch_size):
+            batch = given
+            if len(image) > batch_size:
+                batch = [one[start : start + batch_size] for one in given]
+            parts.append(Explanation(**explained(*batch), image_size=tuple(image.shape[1:-1])))
+        return Explanation.concatenate(parts)
+
+    def _function(self, key: int | str) -> Callable:
+        """The compiled call for given class ids, for all classes (0) or for the top k."""
+        if key not in self._compiled:
+            signature = [
+                tf.TensorSpec([None, *value.shape[1:]], value.symbol.dtype)
+                for value in self.anatomy.inputs
+            ]
+            if key == _GIVEN:
+                signature.append(tf.TensorSpec([None, None], tf.int32))
+            count = len(self.anatomy.inputs)
+
+            def explain(*given):
+                class_ids = given[count] if key == _GIVEN else None
+                return self._explain(list(given[:count]), class_ids, 0 if key == _GIVEN else key)
+
+            compiled = tf.function(
+                explain,
+                input_signature=signature,
+                autograph=False,  # as Keras itself runs layers
+                jit_compile=self._jit_compile or None,
+            ).get_concrete_function()
+            self._compiled[key] = freeze(compiled) if self.frozen else compiled
+        return self._compiled[key]
+
+    def _check_inputs(self, images: Inputs) -> list[tf.Tensor]:
+        every, wanted = self.anatomy.graph.inputs, self.anatomy.inputs
+        given = {wanted[0]: images} if len(every) == 1 else _by_value(images, every, wanted)
+        inputs = [self._check_input(given[value], value) for value in wanted]
+        counts = {value.symbol.name: len(one) for value, one in zip(wanted, inputs, strict=True)}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"the inputs hold different numbers of examples: {counts}.")
+        return inputs
+
+    def _check_input(self, images, value: Value) -> tf.Tensor:
+        expected = value.shape
+        what = "images" if value is self.anatomy.image else f"input {value.symbol.name!r}"
+        wanted = f"model {self.anatomy.name!r} takes {what} of shape {_write_shape(expected)}"
         try:
             images = tf.convert_to_tensor(images)
         except (ValueError, TypeError) as error:
@@ -117,42 +262,8 @@ class Explainer(ABC):
                 is_channel = axis == len(given) - 1
                 raise ValueError(f"{wanted}; got {given}. " + (_CHANNELS if is_channel else _SIZE))
         if images.dtype.is_floating:
-            self._refuse_non_finite(images)
-        return tf.cast(images, self.anatomy.image.symbol.dtype)
-
-    @staticmethod
-    def _refuse_non_finite(images: tf.Tensor) -> None:
-        if tf.reduce_all(tf.math.is_finite(images)):
-            return
-        rest = list(range(1, images.shape.rank))
-        bad = np.flatnonzero(~tf.reduce_all(tf.math.is_finite(images), axis=rest).numpy())
-        raise ValueError(
-            f"images {bad.tolist()} hold NaN or infinity, from which no map can be made: leave "
-            "them out, or replace the values (numpy.nan_to_num)."
-        )
-
-    def _function(self, key: int | str):
-        """The compiled call for given class ids ("ids"), all classes (0) or the top k."""
-        if key not in self._compiled:
-            image = self.anatomy.image
-            signature = [tf.TensorSpec([None, *image.shape[1:]], image.symbol.dtype)]
-            if key == "ids":
-                signature.append(tf.TensorSpec([None, None], tf.int32))
-            top_k = key if isinstance(key, int) else 0
-            self._compiled[key] = tf.function(
-                lambda images, class_ids=None: self._explain(images, class_ids, top_k),
-                input_signature=signature,
-                jit_compile=self._jit_compile,
-            )
-        return self._compiled[key]
-
-    def _explain(self, images, class_ids, top_k):
-        maps, class_ids, scores, logits = self._maps(images, class_ids, top_k)
-        if class_ids is None:
-            every = tf.range(self.anatomy.classes)[None]
-            return maps, tf.repeat(every, tf.shape(images)[0], axis=0), scores, logits
-        chosen = [tf.gather(values, class_ids, batch_dims=1) for values in (scores, logits)]
-        return maps, class_ids, *chosen
+            _refuse_non_finite(images, what)
+        return tf.cast(images, value.symbol.dtype)
 
 
 _SIZE = (
@@ -160,6 +271,40 @@ _SIZE = (
     "input_shape=(None, None, 3)."
 )
 _CHANNELS = "The channels are the last axis; load photos as RGB with cam_tf.load_image."
+
+
+def _by_value(images, every: Sequence[Value], wanted: Sequence[Value]) -> dict[Value, Array]:
+    """Matches a dictionary or a list of arrays with the inputs of a model."""
+    names = [value.symbol.name for value in every]
+    needed = [value.symbol.name for value in wanted]
+    if isinstance(images, Mapping):
+        missing = [name for name in needed if name not in images]
+        if missing:
+            raise ValueError(f"inputs {missing} are missing: the model takes {names}.")
+        return {value: images[value.symbol.name] for value in wanted}
+    if len(wanted) == 1 and not isinstance(images, (list, tuple)):
+        return {wanted[0]: images}
+    if not isinstance(images, (list, tuple)) or len(images) != len(every):
+        raise ValueError(
+            f"the model takes {len(every)} inputs: pass a list of them in the order {names}, or a "
+            "dictionary by name."
+        )
+    return dict(zip(every, images, strict=True))
+
+
+def _refuse_non_finite(images: tf.Tensor, what: str) -> None:
+    if tf.reduce_all(tf.math.is_finite(images)):
+        return
+    rest = list(range(1, images.shape.rank))
+    bad = np.flatnonzero(~tf.reduce_all(tf.math.is_finite(images), axis=rest).numpy())
+    raise ValueError(
+        f"{what} {bad.tolist()} hold NaN or infinity, from which no map can be made: leave them "
+        "out, or replace the values (numpy.nan_to_num)."
+    )
+
+
+def _name(value: Value) -> str:
+    return value.call.path if value.call is not None else value.symbol.name
 
 
 def _write_shape(shape: tuple[int | None, ...]) -> str:

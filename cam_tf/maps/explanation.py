@@ -1,7 +1,7 @@
 """The result of an explainer: raw maps, the classes they are of, and their scores."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,8 @@ class Explanation:
         scores: (N, n) float32, the model's output for that class (a probability after softmax).
         logits: (N, n) float32, the score before softmax or sigmoid.
         image_size: the input's spatial size in pixels, (H, W), which maps stretch over.
+        details: what a method tells besides, arrays with a row for each image; for ``ScoreCAM``
+            ``kept_share``.
     """
 
     maps: Array
@@ -30,10 +32,14 @@ class Explanation:
     scores: Array
     logits: Array
     image_size: tuple[int, ...]
+    details: dict[str, Array] = field(default_factory=dict)
+
+    def _arrays(self) -> dict:
+        names = ("maps", "class_ids", "scores", "logits", "details")
+        return {name: getattr(self, name) for name in names}
 
     def _map_arrays(self, function) -> "Explanation":
-        arrays = [field.name for field in fields(self) if field.name != "image_size"]
-        return replace(self, **{name: function(getattr(self, name)) for name in arrays})
+        return replace(self, **tf.nest.map_structure(function, self._arrays()))
 
     def numpy(self) -> "Explanation":
         """Returns the same explanation with NumPy arrays in main memory."""
@@ -64,10 +70,6 @@ class Explanation:
         """Joins explanations of the same n and map size along the batch axis."""
         if len(parts) == 1:
             return parts[0]
-        first = parts[0]
-        joined = {
-            field.name: tf.concat([getattr(part, field.name) for part in parts], axis=0)
-            for field in fields(cls)
-            if field.name != "image_size"
-        }
-        return replace(first, **joined)
+        arrays = [part._arrays() for part in parts]
+        joined = tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *arrays)
+        return replace(parts[0], **joined)

@@ -21,7 +21,7 @@ def resize_maps(maps: Array, size: Sequence[int]) -> tf.Tensor:
 
     Args:
         maps: (N, n, ...) float maps with one, two or three spatial axes.
-        size: the new spatial size, one number for each spatial axis.
+        size: the new spatial size, a number (or scalar tensor) for each spatial axis.
 
     Returns:
         (N, n, *size) float32, raw values interpolated, no normalisation.
@@ -31,24 +31,23 @@ def resize_maps(maps: Array, size: Sequence[int]) -> tf.Tensor:
     """
     maps = tf.cast(maps, tf.float32)
     rank = maps.shape.rank - 2
-    if len(size) != rank or any(int(length) < 1 for length in size):
+    if len(size) != rank or any(not tf.is_tensor(one) and int(one) < 1 for one in size):
         raise ValueError(
             f"size={tuple(size)} does not fit maps of shape {tuple(maps.shape)}: expected {rank} "
             "positive numbers, one for each spatial axis (height, width for images)."
         )
     for axis, length in enumerate(size, start=2):
-        maps = _resize_axis(maps, axis, int(length))
+        maps = _resize_axis(maps, axis, length)
     return maps
 
 
-def _resize_axis(maps: tf.Tensor, axis: int, length: int) -> tf.Tensor:
-    """Multiplies by the (length, old length) matrix of weights: few values, faster than gathering."""
-    if maps.shape[axis] == length:
+def _resize_axis(maps: tf.Tensor, axis: int, length: int | tf.Tensor) -> tf.Tensor:
+    """Multiplies by the (length, old length) matrix of weights, which is faster than gathering."""
+    if not tf.is_tensor(length) and maps.shape[axis] == length:
         return maps
-    old = tf.shape(maps)[axis]
-    centre = (tf.range(length, dtype=tf.float32) + 0.5) * tf.cast(old, tf.float32) / length - 0.5
-    centre = tf.clip_by_value(centre, 0.0, tf.cast(old - 1, tf.float32))
-    distance = tf.abs(centre[:, None] - tf.range(tf.cast(old, tf.float32)))
+    old, new = tf.cast(tf.shape(maps)[axis], tf.float32), tf.cast(length, tf.float32)
+    centre = tf.clip_by_value((tf.range(new) + 0.5) * old / new - 0.5, 0.0, old - 1.0)
+    distance = tf.abs(centre[:, None] - tf.range(old))
     weights = tf.maximum(1.0 - distance, 0.0)
     spatial = "xyz"[: maps.shape.rank - 2]
     source = spatial[axis - 2]

@@ -1,124 +1,388 @@
-"""The parts of a classifier that explainers need: feature maps, pooling, logits, CAM weights."""
+"""The parts of a classifier that explainers need: feature maps, logits, and the CAM weights."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
+from keras import layers as kl
 
-from cam_tf.networks.graph import Call, Graph, Value
+from cam_tf.networks.graph import Call, Graph, LinearPart, Value
+from cam_tf.suggestions import did_you_mean
 
-_LAYERS = keras.layers
-_POOLING = tuple(
-    getattr(_LAYERS, f"Global{kind}Pooling{rank}D") for kind in ("Average", "Max") for rank in "123"
+Layer = str | kl.Layer
+_RANKS = ("1D", "2D", "3D")
+
+
+def _layer_classes(*names: str) -> tuple[type, ...]:
+    return tuple(getattr(kl, name) for name in names if hasattr(kl, name))
+
+
+_GLOBAL_POOLING = _layer_classes(
+    *(f"Global{kind}Pooling{rank}" for kind in ("Average", "Max") for rank in _RANKS)
 )
-# What does nothing to its input at inference.
-_TRANSPARENT = (_LAYERS.Dropout, _LAYERS.Identity, _LAYERS.ActivityRegularization)
+_WINDOW_POOLING = _layer_classes(
+    *(f"{kind}Pooling{rank}" for kind in ("Average", "Max") for rank in _RANKS),
+    *(f"Adaptive{kind}Pooling{rank}" for kind in ("Average", "Max") for rank in _RANKS),
+)
+_CONVOLUTIONS = _layer_classes("Conv1D", "Conv2D", "Conv3D")
+# What does nothing at inference, and what is affine whatever it is given.
+_TRANSPARENT = _layer_classes(
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise"),
+    *("GaussianDropout", "AlphaDropout", "Identity", "ActivityRegularization"),
+)
+_AFFINE = _TRANSPARENT + _layer_classes(
+    *("BatchNormalization", "Rescaling", "Normalization", "Permute"),
+    *("Concatenate", "Add", "Subtract", "Average"),
+)
+_RESHAPING = (kl.Flatten, kl.Reshape)
+# keras.ops in a graph have classes without public names; these are known by theirs.
+_AFFINE_OPS = {"Add", "Subtract", "Concatenate", "Squeeze", "ExpandDims", "Cast", "Transpose"}
+_SCALING_OPS = {"Multiply", "Divide", "TrueDivide", "Negative"}
+_PROBABILITY_OPS = {"Softmax", "Sigmoid"}
+_POOLING_OPS = {"Mean", "Max"}
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A GAP or GMP classifier, taken apart: images -> feature maps -> pooled -> logits -> scores.
+    """A classifier taken apart: images -> feature maps -> logits -> scores.
 
     Weights are those of the model, live. Nothing of the model is copied or modified.
 
     Attributes:
         name: the model's name.
         graph: the model's calls, flattened.
-        image: the input, (N, H, W, channels) for images.
-        feature_maps: the tensor that is pooled, (N, h, w, K).
-        pooled: (N, K).
-        dense: the layer between the pooled maps and the logits.
-        activation: from logits to scores.
+        inputs: the inputs that the scores depend on, the image's included.
+        image: the image input, (N, H, W, channels).
+        layers: the target feature maps, one or more, (N, h, w, K) each.
+        pooled: the pooled maps (N, K), if the logits are an affine function of them, else None.
+        obstacle: why there is none, in words.
+        logits: (N, C), before softmax or sigmoid.
+        scores: (N, C), the chosen output.
     """
 
     name: str
     graph: Graph
+    inputs: tuple[Value, ...]
     image: Value
-    feature_maps: Value
-    pooled: Value
-    dense: keras.layers.Dense
-    activation: Callable[[tf.Tensor], tf.Tensor]
+    layers: tuple[Value, ...]
+    pooled: Value | None
+    obstacle: str
+    logits: Value
+    scores: Value
+
+    @property
+    def feature_maps(self) -> Value:
+        """The target feature maps, where there is one layer of them."""
+        return self.layers[0]
 
     @property
     def classes(self) -> int:
         """The number of classes C."""
-        return int(self.dense.units)
+        return int(self.logits.shape[-1])
+
+    @property
+    def affine(self) -> bool:
+        """Whether the logits are an affine function of the pooled target maps."""
+        return self.pooled is not None
+
+    def bind(self, inputs: Sequence[tf.Tensor]) -> dict[Value, tf.Tensor]:
+        """Returns the input tensors by what they are in the graph."""
+        return dict(zip(self.inputs, inputs, strict=True))
 
     def kernel(self) -> tf.Tensor:
-        """The CAM weights (K, C), float32, as they are now."""
-        return tf.cast(self.dense.kernel, tf.float32)
+        """The CAM weights (K, C) of an affine head, float32, as they are now.
 
-    def __call__(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One forward pass, to be called inside a ``tf.function``.
+        For a dense layer on the pooled maps its kernel; for a chain of layers the derivative of the
+        logits by the pooled maps, which does not depend on them.
 
-        Args:
-            images: (N, H, W, channels), of the input's dtype.
-
-        Returns:
-            Feature maps (N, h, w, K), logits (N, C) float32 and scores (N, C) float32.
+        Raises:
+            ValueError: the head is not affine.
         """
-        maps, pooled = self.graph.run({self.image: images}, [self.feature_maps, self.pooled])
-        logits = tf.matmul(tf.cast(pooled, tf.float32), self.kernel())
-        if self.dense.use_bias:
-            logits += tf.cast(self.dense.bias, tf.float32)
-        return maps, logits, self.activation(logits)
+        self.require_affine()
+        if self.dense is not None:
+            return self.dense.kernel()
+        return tf.transpose(self.class_weights(tf.range(self.classes)[None])[0])
+
+    def class_weights(self, class_ids: tf.Tensor) -> tf.Tensor:
+        """The CAM weights of given classes, (N, n) ids -> (N, n, K) float32, by differentiation."""
+        rows = tf.reshape(class_ids, [-1])
+        pooled = tf.zeros([tf.size(rows), *self.pooled.shape[1:]], self.pooled.symbol.dtype)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(pooled)
+            logits = self._head(pooled)
+            chosen = tf.reduce_sum(tf.gather(logits, rows, batch_dims=1))
+        weights = tape.gradient(chosen, pooled)
+        return tf.reshape(tf.cast(weights, tf.float32), [*tf.unstack(tf.shape(class_ids)), -1])
+
+    def bias(self) -> tf.Tensor:
+        """The logits (C,) of an affine head for maps, and other inputs, that are all zero.
+
+        Raises:
+            ValueError: the head is not affine.
+        """
+        self.require_affine()
+        return self._head(tf.zeros([1, *self.pooled.shape[1:]], self.pooled.symbol.dtype))[0]
+
+    def _head(self, pooled: tf.Tensor) -> tf.Tensor:
+        """The logits (rows, C) of pooled maps (rows, K), other inputs being zero."""
+        given = {self.pooled: pooled}
+        for value in self.inputs:
+            if value is not self.image:
+                shape = [tf.shape(pooled)[0], *(length or 1 for length in value.shape[1:])]
+                given[value] = tf.zeros(shape, value.symbol.dtype)
+        (logits,) = self.graph.run(given, [self.logits])
+        return tf.reshape(tf.cast(logits, tf.float32), [-1, self.classes])
+
+    @functools.cached_property
+    def dense(self) -> LinearPart | None:
+        """The one matrix between the pooled maps and the logits, if that is all there is."""
+        head = self.logits.call.operation
+        if not (self.affine and isinstance(head, LinearPart)):
+            return None
+        value = self.logits.call.inputs[0]
+        while value is not self.pooled and isinstance(value.call.operation, _TRANSPARENT):
+            value = value.call.inputs[0]
+        return head if value is self.pooled and len(value.shape) == 2 else None
+
+    def require_affine(self) -> None:
+        """Raises a ValueError that names the layer in the way, unless the head is affine."""
+        if not self.affine:
+            raise ValueError(
+                f"{self.name!r} has no exact class activation map: {self.obstacle}. A CAM needs "
+                "feature maps -> global pooling -> dense -> softmax. cam_tf.GradCAM(model) and "
+                "its relatives explain this model; cam_tf.build_classifier builds a CAM network."
+            )
 
 
-def dissect(model: keras.Model) -> Anatomy:
-    """Finds the feature maps, the pooling and the dense layer of a classifier.
+def dissect(
+    model: keras.Model,
+    layer: Layer | Sequence[Layer] | None = None,
+    *,
+    input: str | int | None = None,
+    output: str | int | None = None,
+) -> Anatomy:
+    """Takes a classifier apart: the target feature maps, the logits and the CAM weights.
+
+    The target is the tensor that is really pooled (or flattened), after normalisation and addition.
+    The logits are found behind a softmax or sigmoid, be it a layer, an operation or the activation
+    of the last layer.
 
     Args:
-        model: a Functional or Sequential model, of nested models too, with one input and one
-            output, that ends in global average or max pooling and a dense layer.
+        model: Functional, Sequential, around nested models of any depth, or subclassed as long as
+            its ``call`` works on symbolic tensors.
+        layer: other target layers, by name ("conv5_block3_out", or with the names of the nested
+            models, "resnet50/conv5_block3_out"), one or several. Default: what is pooled.
+        input: the name or index of the image input, where it cannot be told by its shape.
+        output: the name or index of the class scores, where the model has several outputs.
+
+    Returns:
+        The ``Anatomy``, with live weights.
 
     Raises:
         TypeError: the model has no graph that can be read.
-        ValueError: no such end is found; the message names the layer in the way.
+        ValueError: no feature maps are found; an unknown layer (near names are suggested), one
+            without spatial axes, or one that the scores do not depend on; an input or output that
+            must be named.
     """
     graph = Graph(model)
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+    scores = _chosen(graph.outputs, output, _names_of_outputs(graph), "output", "class scores")
+    image = _image_input(graph, input)
+    logits = _find_logits(graph, scores)
+    on_the_way = graph.downstream(image)
+    calls = [
+        call
+        for call in graph.needed(graph.inputs, [logits])
+        if not on_the_way.isdisjoint(call.inputs)
+    ]
+    pooled, obstacle = _affine_head(logits, on_the_way)
+    default = pooled.call.inputs[0] if pooled is not None else _last_maps(model, calls)
+    targets = _targets(graph, layer, default, calls, image)
+    if targets != (default,):
+        pooled = None
+        obstacle = f"the maps of layer {targets[0].call.path!r} are not what the model pools"
+    inputs = tuple(
+        value
+        for value in graph.inputs
+        if value is image or scores in graph.downstream(value)
+    )
+    return Anatomy(
+        model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores
+    )
+
+
+def _names_of_outputs(graph: Graph) -> list[str]:
+    """The names of the layers that make the outputs, or the keys of a dictionary of outputs."""
+    struct = graph.function._outputs_struct
+    if isinstance(struct, dict):
+        return list(struct)
+    return [value.call.path if value.call else "input" for value in graph.outputs]
+
+
+def _chosen(values, choice: str | int | None, names: list[str], kind: str, what: str) -> Value:
+    if choice is None and len(values) == 1:
+        return values[0]
+    listed = ", ".join(f"{name!r} {values[i].shape}" for i, name in enumerate(names))
+    if choice is None:
         raise ValueError(
-            f"{model.name!r} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: "
-            "expected one image input and one output of class scores. Make a model of those two "
-            "with keras.Model(image, scores)."
+            f"the model has {len(values)} {kind}s, {listed}: name the one with the {what}, "
+            f"{kind}={names[0]!r}."
         )
-    activation, call = _output_activation(graph.outputs[0].call)
-    dense = call.operation if call is not None else None
-    if not isinstance(dense, _LAYERS.Dense):
-        raise ValueError(_in_the_way(model, call, "a dense layer that gives the class scores"))
-    call = _producer(call.inputs[0])
-    if call is None or not isinstance(call.operation, _POOLING):
-        raise ValueError(_in_the_way(model, call, "global average or max pooling"))
-    maps, pooled = call.inputs[0], call.outputs[0]
-    return Anatomy(model.name, graph, graph.inputs[0], maps, pooled, dense, activation)
+    if isinstance(choice, int) and -len(values) <= choice < len(values):
+        return values[choice]
+    if choice not in names:
+        near = did_you_mean(str(choice), names)
+        raise ValueError(f"the model has no {kind} {choice!r}.{near} It has {listed}.")
+    return values[names.index(choice)]
 
 
-def _producer(value: Value) -> Call | None:
-    """The call that makes a value, behind those that do nothing at inference."""
-    call = value.call
-    while call is not None and isinstance(call.operation, _TRANSPARENT):
-        call = call.inputs[0].call
-    return call
+def _image_input(graph: Graph, choice: str | int | None) -> Value:
+    names = [value.symbol.name for value in graph.inputs]
+    if choice is None and len(graph.inputs) > 1:
+        images = [value for value in graph.inputs if len(value.shape) == 4]
+        if len(images) == 1:
+            return images[0]
+    return _chosen(graph.inputs, choice, names, "input", "image")
 
 
-def _output_activation(call: Call | None) -> tuple[Callable, Call | None]:
-    """Splits the last activation from what makes the logits."""
-    if call is None:
-        return keras.activations.linear, None
-    if isinstance(call.operation, _LAYERS.Softmax):
-        return keras.activations.softmax, _producer(call.inputs[0])
-    if isinstance(call.operation, _LAYERS.Activation):
-        return call.operation.activation, _producer(call.inputs[0])
-    return getattr(call.operation, "activation", keras.activations.linear), call
+def _kind(call: Call | None) -> str:
+    return type(call.operation).__name__ if call is not None else "the input"
 
 
-def _in_the_way(model: keras.Model, call: Call | None, expected: str) -> str:
-    found = "the input" if call is None else (
-        f"layer {call.path!r} ({type(call.operation).__name__})"
+def _is_linear(layer) -> bool:
+    return getattr(layer, "activation", None) in (None, keras.activations.linear)
+
+
+def _is_point(value: Value) -> bool:
+    """Whether a value has no spatial extent: (N, K), or (N, 1, 1, K)."""
+    return all(length == 1 for length in value.shape[1:-1])
+
+
+def _find_logits(graph: Graph, scores: Value) -> Value:
+    """Goes back from the scores to what softmax or sigmoid was given."""
+    value = scores
+    while (call := value.call) is not None:
+        operation = call.operation
+        if isinstance(operation, kl.Softmax) or _kind(call) in _PROBABILITY_OPS:
+            return call.inputs[0]
+        if isinstance(operation, kl.Activation):
+            return call.inputs[0]
+        if callable(getattr(operation, "activation", None)):
+            return graph.split_activation(value)
+        # A reshaping or an identity may stand between the scores and the activation.
+        if not isinstance(operation, (*_TRANSPARENT, *_RESHAPING)) and _kind(call) != "Squeeze":
+            break
+        value = call.inputs[0]
+    return scores
+
+
+def _affine_head(value: Value, on_the_way: set[Value]) -> tuple[Value | None, str]:
+    """Goes back from the logits through affine calls to the pooling, or to what is in the way."""
+    while True:
+        call = value.call
+        if call is None:
+            return None, "no global pooling stands between the input and the class scores"
+        if _is_pooling(call):
+            return value, ""
+        if not _is_affine(call):
+            return None, (
+                f"layer {call.path!r} ({_kind(call)}) stands between the pooled maps and the logits"
+                if not _is_spatial_end(call)
+                else f"layer {call.path!r} ({_kind(call)}) stands where global pooling should"
+            )
+        branches = [one for one in dict.fromkeys(call.inputs) if one in on_the_way]
+        if len(branches) != 1:
+            return None, f"layer {call.path!r} joins {len(branches)} branches of the image"
+        value = branches[0]
+
+
+def _is_pooling(call: Call) -> bool:
+    operation = call.operation
+    if isinstance(operation, _GLOBAL_POOLING):
+        return operation.data_format == "channels_last"
+    if isinstance(operation, _WINDOW_POOLING):  # a window over the whole map
+        before, after = call.inputs[0], call.outputs[0]
+        size = getattr(operation, "pool_size", None) or before.shape[1:-1]
+        return _is_point(after) and tuple(size) == before.shape[1:-1]
+    if _kind(call) in _POOLING_OPS:
+        rank = len(call.inputs[0].shape)
+        axes = operation.axis if isinstance(operation.axis, (tuple, list)) else [operation.axis]
+        return None not in axes and sorted(axis % rank for axis in axes) == list(range(1, rank - 1))
+    return False
+
+
+def _is_affine(call: Call) -> bool:
+    operation = call.operation
+    if isinstance(operation, LinearPart):
+        return operation.is_matrix and _is_point(call.inputs[0])
+    if isinstance(operation, _AFFINE):
+        return True
+    if isinstance(operation, kl.Dense):
+        return _is_linear(operation)
+    if isinstance(operation, kl.Activation):
+        return _is_linear(operation)
+    if isinstance(operation, _CONVOLUTIONS):
+        return _is_linear(operation) and _is_point(call.inputs[0])
+    if isinstance(operation, _RESHAPING) or _kind(call) == "Reshape":
+        return _is_point(call.inputs[0])
+    if _kind(call) in _SCALING_OPS:
+        first = call.args[0] if call.args else None
+        return len(call.inputs) == 1 and (isinstance(first, Value) or _kind(call) == "Multiply")
+    return _kind(call) in _AFFINE_OPS
+
+
+def _is_spatial_end(call: Call) -> bool:
+    """Whether a call takes away the spatial axes: pooling, flattening, a full convolution."""
+    before, after = call.inputs[0], call.outputs[0]
+    return 3 <= len(before.shape) <= 5 and not _is_point(before) and _is_point(after)
+
+
+def _last_maps(model: keras.Model, calls: list[Call]) -> Value:
+    """The last tensor with spatial axes on the way to the logits, of a head that is not affine."""
+    for call in reversed(calls):
+        if _is_pooling(call) or _is_spatial_end(call):
+            return call.inputs[0]
+    raise ValueError(
+        f"{model.name!r} has no feature maps: nothing on the way from {calls[0].inputs[0].shape} "
+        "to its scores has spatial axes (N, h, w, K) and then loses them. Maps need a "
+        "convolutional classifier."
+        if calls
+        else f"the scores of {model.name!r} do not depend on the image input."
     )
-    return (
-        f"{model.name!r} has no exact class activation map: where {expected} should be stands "
-        f"{found}. A CAM needs feature maps -> global pooling -> dense -> softmax; "
-        "cam_tf.build_classifier(backbone, classes) builds it from a backbone."
-    )
+
+
+def _targets(graph, layer, default: Value, calls: list[Call], image: Value) -> tuple[Value, ...]:
+    if layer is None:
+        return (default,)
+    wanted = [layer] if isinstance(layer, (str, kl.Layer)) else list(layer)
+    if not wanted:
+        raise ValueError("layer=[] names no layer: leave it out for the maps that are pooled.")
+    computed = {value for call in calls for value in call.outputs} | {image}
+    return tuple(_target(graph, one, computed, default) for one in wanted)
+
+
+def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value) -> Value:
+    name = layer.name if isinstance(layer, kl.Layer) else layer
+    found = [path for path in graph.named if path == name or path.endswith(f"/{name}")]
+    if not found:
+        short = {path.rpartition("/")[2] for path in graph.named}
+        raise ValueError(
+            f"the model has no layer {name!r}.{did_you_mean(name, short)} The maps that it pools "
+            f"are those of {default.call.path if default.call else 'the input'!r}."
+        )
+    returned = [value for path in found for values in graph.named[path] for value in values]
+    if len(returned) > 1:
+        raise ValueError(
+            f"layer {name!r} stands for {len(returned)} tensors ({', '.join(found)}): give the "
+            "whole path of one that is called once."
+        )
+    (value,) = returned
+    if not 3 <= len(value.shape) <= 5:
+        raise ValueError(
+            f"layer {name!r} returns shape {value.shape}, without spatial axes: it stands after "
+            f"the pooling. Choose a layer before it, such as {default.call.path!r}."
+        )
+    if value not in computed:
+        raise ValueError(f"the scores do not depend on layer {name!r} by way of the image.")
+    return value

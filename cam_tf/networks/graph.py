@@ -3,7 +3,8 @@
 Keras cannot build a model across the border of a nested model ("not connected to inputs"), and
 calling a user's layers on new symbolic tensors would add nodes to them. So the graph is read, not
 rebuilt: the calls of nested Functional and Sequential models are listed in place, and are then made
-on real tensors. Weights are shared and the user's model is not touched.
+on real tensors. A subclassed model is first run on symbolic tensors, and what that recorded in its
+layers is taken out again. Weights are shared and the user's model is not touched.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,21 +64,28 @@ class Graph:
     """The calls of a model in an order in which they can be made.
 
     Args:
-        model: a Functional or Sequential model that has been built.
+        model: a model that has been built: Functional, Sequential, or subclassed as long as its
+            ``call`` works on symbolic tensors.
+
+    Attributes:
+        calls: the calls, nested models' included.
+        named: path of a layer or nested model -> what it returns, once for each time it is called.
+        inputs: the model's inputs, flat.
+        outputs: the model's outputs, flat.
 
     Raises:
-        TypeError: the model has no graph: it is subclassed, or not built yet.
+        TypeError: the model has no graph that can be read.
     """
 
     def __init__(self, model: keras.Model):
-        function = as_functional(model)
-        if function is None:
-            raise TypeError(_no_graph(model))
+        function = as_functional(model) or _traced(model)
         self.calls: list[Call] = []
+        self.named: dict[str, list[list[Value]]] = {}
         self._values = {id(tensor): Value(tensor) for tensor in function.inputs}
         self.inputs = list(self._values.values())
         self._list_calls(function, self._values, prefix="")
         self.outputs = [self._values[id(tensor)] for tensor in function.outputs]
+        self.function = function
 
     def _list_calls(self, function: keras.Model, values: dict[int, Value], prefix: str) -> None:
         """Appends the calls of ``function``; ``values`` knows its inputs and learns the rest."""
@@ -104,6 +112,7 @@ class Graph:
             }
             self._list_calls(nested, inner, prefix=f"{path}/")
             outputs = [inner[id(tensor)] for tensor in nested.outputs]
+        self.named.setdefault(path, []).append(outputs)
         values.update(zip(map(id, node.outputs), outputs, strict=True))
 
     def _append(self, operation, path, args, kwargs, symbols) -> list[Value]:
@@ -119,21 +128,49 @@ class Graph:
         symbol = keras.KerasTensor(value.shape, dtype)
         return self._append(lambda x: tf.cast(x, dtype), f"{path}/cast", (value,), {}, [symbol])[0]
 
+    def split_activation(self, output: Value) -> Value:
+        """Splits the call that makes ``output`` into a linear part and an activation.
+
+        Only for a layer with an ``activation`` of its own. The weights are shared.
+
+        Returns:
+            What the activation is given, float32.
+        """
+        call = output.call
+        layer = call.operation
+        linear = Call(LinearPart(layer), call.path, call.args, call.kwargs)
+        logits = Value(keras.KerasTensor(output.shape, "float32"), linear)
+        linear.outputs = [logits]
+        output.call = Call(layer.activation, f"{call.path}/activation", (logits,), {}, [output])
+        place = self.calls.index(call)
+        self.calls[place : place + 1] = [linear, output.call]
+        return logits
+
     def top_level_symbol(self, value: Value) -> keras.KerasTensor | None:
         """The symbolic tensor of a value that is not inside a nested model, else None."""
         symbol = value.symbol
         return symbol if self._values.get(id(symbol)) is value else None
 
     def run(
-        self, given: Mapping[Value, tf.Tensor], wanted: Sequence[Value]
+        self,
+        given: Mapping[Value, tf.Tensor],
+        wanted: Sequence[Value],
+        intercept: Mapping[Value, Callable[[tf.Tensor], tf.Tensor]] | None = None,
     ) -> list[tf.Tensor]:
-        """Computes the wanted values from the given ones, in inference mode, and nothing else."""
+        """Computes the wanted values from the given ones, in inference mode, and nothing else.
+
+        A value in ``intercept`` is replaced, once it is computed, by what its function returns.
+        """
         known = dict(given)
-        for call in self._needed(known, wanted):
+        for call in self.needed(known, wanted):
             call(known)
+            for value in call.outputs:
+                if intercept and value in intercept:
+                    known[value] = intercept[value](known[value])
         return [known[value] for value in wanted]
 
-    def _needed(self, known: Iterable[Value], wanted: Iterable[Value]) -> list[Call]:
+    def needed(self, known: Iterable[Value], wanted: Iterable[Value]) -> list[Call]:
+        """The calls that lead from the known values to the wanted ones, in order."""
         known, needed = set(known), set()
         pending = [value for value in wanted if value not in known]
         while pending:
@@ -145,6 +182,53 @@ class Graph:
                 pending += [value for value in call.inputs if value not in known]
         return [call for call in self.calls if call in needed]
 
+    def boundary(self, source: Value, wanted: Value) -> list[Value]:
+        """What else than ``source`` has to be known to compute ``wanted`` from it."""
+        dependent = self.downstream(source)
+        calls = [
+            call
+            for call in self.needed(self.inputs, [wanted])
+            if call.outputs[0] in dependent and source not in call.outputs
+        ]
+        inputs = dict.fromkeys(value for call in calls for value in call.inputs)
+        return [value for value in inputs if value not in dependent]
+
+    def downstream(self, source: Value) -> set[Value]:
+        """All values that depend on ``source``, itself included."""
+        reached = {source}
+        for call in self.calls:
+            if not reached.isdisjoint(call.inputs):
+                reached.update(call.outputs)
+        return reached
+
+
+class LinearPart:
+    """A layer without its activation; a dense layer or a 1x1 convolution computes in float32."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        self.layer = layer
+        kernel = getattr(layer, "kernel", None)
+        sizes = () if kernel is None else tuple(kernel.shape[:-2])
+        plain = isinstance(layer, keras.layers.Dense) or getattr(layer, "groups", 0) == 1
+        self.is_matrix = kernel is not None and plain and all(size == 1 for size in sizes)
+
+    def kernel(self) -> tf.Tensor:
+        """The weights (K, C), float32, as they are now."""
+        kernel = tf.cast(self.layer.kernel, tf.float32)
+        return tf.reshape(kernel, kernel.shape[-2:])
+
+    def __call__(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns what the activation is given."""
+        layer = self.layer
+        if self.is_matrix:
+            outputs = tf.tensordot(tf.cast(inputs, tf.float32), self.kernel(), 1)
+            return outputs + tf.cast(layer.bias, tf.float32) if layer.use_bias else outputs
+        activation, layer.activation = layer.activation, keras.activations.linear
+        try:
+            return tf.cast(layer(inputs), tf.float32)
+        finally:
+            layer.activation = activation
+
 
 def as_functional(operation: Any) -> keras.Model | None:
     """Returns the Functional model that an operation is, or that a Sequential holds, else None."""
@@ -155,19 +239,38 @@ def as_functional(operation: Any) -> keras.Model | None:
     return operation if readable else None
 
 
-def _no_graph(model: Any) -> str:
+def _traced(model: keras.Model) -> keras.Model:
+    """Runs a subclassed model on symbolic tensors and returns the Functional model it amounts to.
+
+    Raises:
+        TypeError: it is no such model, was never called, or does what only real tensors can do.
+    """
     if not isinstance(model, keras.Model):
-        return (
+        raise TypeError(
             f"expected a keras.Model, got {type(model).__name__}. Load a model with "
             "keras.models.load_model, or build one with cam_tf.build_classifier."
         )
-    if isinstance(model, keras.Sequential):
-        return (
-            f"the Sequential model {model.name!r} has no input shape yet. Begin it with "
-            "keras.Input(shape), or call it once on a batch of images."
+    if isinstance(model, keras.Sequential) or not model._build_shapes_dict:
+        raise TypeError(
+            f"{model.name!r} has no input shape yet: call it once on a batch of images, "
+            "or begin a Sequential one with keras.Input(shape)."
         )
-    return (
-        f"{type(model).__name__} is a subclassed model, and its graph cannot be read. Restructure "
-        "it as a Functional model: images = keras.Input(shape); "
-        "model = keras.Model(images, head(backbone(images)))."
-    )
+    layers = model._flatten_layers(include_self=False)
+    before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    try:
+        shapes = next(iter(model._build_shapes_dict.values()))
+        inputs = tree.map_shape_structure(lambda shape: keras.Input(shape[1:]), shapes)
+        accepts = "training" in getattr(model, "_call_context_args", ())
+        outputs = model.call(inputs, **({"training": False} if accepts else {}))
+        return keras.Model(inputs, outputs, name=model.name)
+    except Exception as error:
+        raise TypeError(
+            f"{type(model).__name__} is a subclassed model whose graph cannot be read: its call "
+            f"fails on symbolic tensors ({str(error).strip().splitlines()[0]}). Use keras.ops in "
+            "it in place of tf functions, or restructure it as a Functional model: images = "
+            "keras.Input(shape); model = keras.Model(images, head(backbone(images)))."
+        ) from error
+    finally:
+        for layer, inbound, outbound in before:
+            del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
+
