@@ -21,6 +21,7 @@ _PUBLIC = {
     ],
     "cam_tf.networks.checkpoints": ["CheckpointError", "read_torch_checkpoint"],
     "cam_tf.maps.cam": ["CAM", "class_activation_maps"],
+    "cam_tf.maps.diagnosis": ["Diagnosis"],
     "cam_tf.maps.decompositions": ["EigenCAM"],
     "cam_tf.maps.explanation": ["Explanation"],
     "cam_tf.maps.gradients": [
@@ -55,7 +56,7 @@ def _chosen_backend() -> str:
     """The backend that Keras has, or will choose when it is imported."""
     if "keras" in sys.modules:
         return sys.modules["keras"].config.backend()
-    if "KERAS_BACKEND" in os.environ:
+    if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"]
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     try:

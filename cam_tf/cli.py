@@ -1,21 +1,18 @@
 """The command line: ``cam-tf explain``, ``cam-tf demo``, ``cam-tf backbones``."""
 
 import contextlib
-import itertools
 import json
 import os
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 
 import cam_tf
 
-_MODEL_FILES = (".keras", ".h5", ".hdf5")
+Failure = tuple[Path, Exception]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,29 +24,59 @@ def main() -> None:
 def _explaining(default_output: str):
     """Adds the options that ``explain`` and ``demo`` share."""
     path = click.Path(path_type=Path)
+    count = click.IntRange(1)
     options = [
         click.option(
             "--model",
             default="EfficientNetLite0",
             show_default=True,
             metavar="NAME|FILE",
-            help="A backbone ('cam-tf backbones' lists them), or a .keras file.",
+            help="A backbone ('cam-tf backbones' lists them), or your own .keras or .h5 file.",
         ),
         click.option("--weights", type=path, help="Weights for --model NAME; default: ImageNet's."),
+        click.option(
+            "--preprocess",
+            help="What --model FILE was trained on, if not on RGB 0..255: a module's name in "
+            "keras.applications (mobilenet_v2), or 'scale,shift'.",
+        ),
         click.option("--labels", help="A file of class names, one a line, or 'imagenet'."),
         click.option("--classes", help="Explain these: 'tabby,281'. Default: the predicted ones."),
-        click.option("--top-k", type=click.IntRange(1), default=3, show_default=True,
-                     help="How many predicted classes to explain."),
-        click.option("--threshold", type=click.FloatRange(0, 1, max_open=True), default=0.2,
-                     show_default=True, help="Share of a map's maximum that its box holds."),
+        click.option(
+            "--top-k", type=count, default=3, show_default=True, help="How many predicted classes."
+        ),
+        click.option(
+            "--method",
+            default="cam",
+            show_default=True,
+            help="cam, gradcam, gradcam++, layercam, scorecam, ...; an unknown one lists all.",
+        ),
+        click.option("--layer", help="The target layer's name; default: the maps that are pooled."),
+        click.option(
+            "--threshold",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.2,
+            show_default=True,
+            help="A box holds what is above this share of its map's maximum.",
+        ),
         click.option("--alpha", type=click.FloatRange(0, 1), help="Opacity of the maps."),
         click.option("--colormap", help="A colour map of matplotlib, such as 'jet'."),
         click.option("--npy", "raw_maps", is_flag=True, help="Write the raw maps too, as .npy."),
         click.option("--json", "as_json", is_flag=True, help="Print the records, as JSON."),
-        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True,
-                     help="Photos in one forward pass."),
-        click.option("-o", "--output", type=path, default=default_output, show_default=True,
-                     help="The directory to write to."),
+        click.option(
+            "--batch-size",
+            type=count,
+            default=8,
+            show_default=True,
+            help="Photos in one forward pass.",
+        ),
+        click.option(
+            "-o",
+            "--output",
+            type=path,
+            default=default_output,
+            show_default=True,
+            help="The directory to write to.",
+        ),
     ]
 
     def decorate(command):
@@ -84,7 +111,7 @@ def demo(**options) -> None:
 @main.command()
 def backbones() -> None:
     """List the networks that --model takes."""
-    with _quiet_tensorflow():
+    with _errors_in_a_line(), _quiet_tensorflow():
         from cam_tf.networks.applications import BACKBONES
     click.echo(f"{'name':20} {'pixels':>7}  ImageNet classifier")
     for row in BACKBONES.values():
@@ -92,160 +119,159 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-class _Network(NamedTuple):
-    """A loaded classifier and what the command line needs to know of it."""
-
-    name: str
-    cam: "cam_tf.CAM"
-    size: tuple[int, int]
-    class_names: list[str] | None
-
-
-def _explain(photos, model, weights, labels, classes, top_k, output, as_json, batch_size, **write):
+def _explain(
+    photos, model, weights, preprocess, labels, classes, top_k, method, layer, output, as_json,
+    batch_size, **written,
+) -> None:
     with _errors_in_a_line():
         with _quiet_tensorflow():
-            from cam_tf.datasets.images import find_images
-        photos = find_images(photos)
-        network = _load_network(model, weights, labels)
-        classes = _class_ids(classes, network)
-        top_k = min(top_k, network.cam.anatomy.classes)
-        output.mkdir(parents=True, exist_ok=True)
-        stems = dict(zip(photos, _stems(photos), strict=True))
-        records, failures = [], []
-        # The bar goes to stderr: with --json stdout holds JSON alone.
+            from cam_tf.display.records import write_explanation
+            from cam_tf.maps.methods import find_method
+            from cam_tf.networks.loading import load_classifier
+        _make_writable(output)
+        photos, failures = _find(photos)
+        explainer_class = find_method(method)
+        classifier = load_classifier(model, weights, preprocess)
+        explainer = explainer_class(classifier.model, layer)
+        count = explainer.anatomy.classes
+        names = _class_names(labels, classifier, count)
+        selection = {"classes": _class_ids(classes, names, count), "top_k": min(top_k, count)}
+        about = {"model": classifier.name, "method": explainer_class.__name__}
+        written = {name: value for name, value in written.items() if value is not None}
+        written |= {"class_names": names, "bar_label": explainer.unit}
+        _check_style(written)
+    records, stems = [], dict(zip(photos, _stems(photos), strict=True))
+
+    def write(photo: Path) -> dict:
+        known = {"photo": str(photo), **about, "cam_tf": cam_tf.__version__}
+        return write_explanation(
+            output, stems[photo], images[photo], results[photo], about=known, **written
+        )
+
+    # The bar goes to stderr: with --json stdout holds JSON alone.
+    try:
         with click.progressbar(length=len(photos), label="Explaining", file=sys.stderr) as bar:
             for start in range(0, len(photos), batch_size):
-                images, unreadable = _load(photos[start : start + batch_size])
-                failures += unreadable
-                bar.update(len(unreadable))
-                for photo, image, result in _explained(images, network, classes, top_k):
-                    target = output, stems[photo]
-                    records.append(_write(*target, photo, image, result, network, write))
-                    bar.update(1)
-    _report(records, failures, output, as_json)
+                batch = photos[start : start + batch_size]
+                images, unreadable = _each(cam_tf.load_image, batch)
+                results = _results(explainer, classifier, images, selection)
+                done, unwritten = _each(write, images)
+                records += done.values()
+                failures += unreadable + unwritten
+                bar.update(len(batch))
+    finally:  # what is done is reported even if the run is interrupted
+        _report(records, failures, output, as_json)
+    if failures:
+        raise SystemExit(1)
 
 
-def _load_network(model: str, weights: Path | None, labels: str | None) -> _Network:
-    from cam_tf.datasets.imagenet import imagenet_classes, read_class_names
-
-    if Path(model).suffix.lower() in _MODEL_FILES:
-        name, classifier, size = _open_model_file(Path(model), weights)
-    else:
-        name, classifier, size = _build_backbone(model, weights)
-        labels = labels or "imagenet"
-    names = None
-    if labels is not None:
-        names = imagenet_classes() if labels == "imagenet" else read_class_names(labels)
-    cam = cam_tf.CAM(classifier)
-    if names is not None and len(names) != cam.anatomy.classes:
-        raise ValueError(
-            f"{labels} names {len(names)} classes, and {name} has {cam.anatomy.classes}."
-        )
-    return _Network(name, cam, size, names)
+def _results(explainer, classifier, images: dict, selection: dict) -> dict:
+    """Explains photos in one forward pass: path -> explanation."""
+    if not images:
+        return {}
+    found = explainer(classifier.images(list(images.values())), **selection).numpy()
+    return dict(zip(images, found, strict=True))
 
 
-def _build_backbone(model: str, weights: Path | None):
-    from cam_tf.networks.applications import find_backbone
-    from cam_tf.networks.classifier import UntrainedHeadWarning, build_classifier
+def _make_writable(directory: Path) -> None:
+    """Makes the output directory, and finds out before the work whether it can be written to."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the directory {directory} ({error.strerror}): name another with -o."
+        ) from error
 
-    row = find_backbone(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UntrainedHeadWarning)
+
+def _find(photos: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
+    """Replaces directories by the images in them; one without images is a failure of its own."""
+    found, failures = _each(cam_tf.find_images, photos)
+    return list(dict.fromkeys(path for paths in found.values() for path in paths)), failures
+
+
+def _each(function: Callable, photos: Sequence[Path]) -> tuple[dict, list[Failure]]:
+    """Calls a function on each photo; a photo that fails does not stop the others."""
+    results, failures = {}, []
+    for photo in photos:
         try:
-            classifier = build_classifier(row.name, weights=weights or "imagenet")
-        except UntrainedHeadWarning as warning:
-            raise ValueError(
-                f"{warning} 'cam-tf backbones' shows which networks come with a classifier; give "
-                "a trained model as --model FILE.keras."
-            ) from warning
-    return row.name, classifier, (row.size, row.size)
+            results[photo] = function(photo)
+        except (OSError, ValueError) as error:
+            failures.append((photo, error))
+    return results, failures
 
 
-def _open_model_file(path: Path, weights: Path | None):
-    import keras
+def _class_names(labels: str | None, classifier, count: int) -> list[str] | None:
+    """The names of the classes, if they are known."""
+    if labels is None and not (classifier.is_imagenet and count == 1000):
+        return None
+    imagenet = labels in (None, "imagenet")
+    names = cam_tf.imagenet_classes() if imagenet else cam_tf.read_class_names(labels)
+    if len(names) != count:
+        raise ValueError(f"{labels} names {len(names)} classes, {classifier.name} has {count}.")
+    return names
 
-    if weights is not None:
-        raise ValueError("--weights belongs to --model NAME; a model file has its own.")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no model file {path}.")
-    classifier = keras.models.load_model(path, compile=False, safe_mode=True)
-    size = tuple(length or 224 for length in classifier.input_shape[1:3])
-    return path.name, classifier, size
 
-
-def _class_ids(classes: str | None, network: _Network) -> list[list[int]] | None:
-    """From "tabby,281" to what explainers take: one list for all images."""
-    from cam_tf.datasets.imagenet import class_id
-
+def _class_ids(classes: str | None, names: list[str] | None, count: int) -> list[list[int]] | None:
+    """From "tabby,281" to what explainers take: one list of ids, each once, for all images."""
     if classes is None:
         return None
-    known = network.class_names or [str(i) for i in range(network.cam.anatomy.classes)]
-    wanted = [name for name in classes.split(",") if name.strip()]
-    return [[class_id(name, known) for name in wanted]]
+    names = names or [str(i) for i in range(count)]
+    try:
+        return [[cam_tf.class_id(classes, names)]]  # a name may have a comma in it
+    except ValueError:
+        wanted = [name for name in classes.split(",") if name.strip()]
+    if not wanted:
+        raise ValueError("--classes names no class: give names or ids, as in 'tabby,281'.")
+    return [list(dict.fromkeys(cam_tf.class_id(name, names) for name in wanted))]
+
+
+def _check_style(written: dict) -> None:
+    from cam_tf.display.overlays import find_colormap
+
+    if "colormap" in written:
+        find_colormap(written["colormap"])
 
 
 def _stems(photos: Sequence[Path]) -> list[str]:
-    """A file stem for each photo; where two photos have the same name, the later becomes NAME-2."""
-    stems: list[str] = []
+    """A file stem for each photo; where two photos have the same name, the later becomes NAME-2.
+
+    Case is not enough to tell names apart: some file systems ignore it.
+    """
+    taken: set[str] = set()
+    used: dict[str, int] = {}
+    stems = []
     for photo in photos:
-        numbered = (f"{photo.stem}-{number}" for number in itertools.count(2))
-        free = (stem for stem in itertools.chain([photo.stem], numbered) if stem not in stems)
-        stems.append(next(free))
+        stem = photo.stem
+        while stem.casefold() in taken:
+            used[photo.stem] = used.get(photo.stem, 1) + 1
+            stem = f"{photo.stem}-{used[photo.stem]}"
+        taken.add(stem.casefold())
+        stems.append(stem)
     return stems
 
 
-def _load(photos: Sequence[Path]) -> tuple[list[tuple], list[tuple]]:
-    """Reads photos; returns (photo, image) pairs and (photo, error) pairs."""
-    images, failures = [], []
-    for photo in photos:
-        try:
-            images.append((photo, cam_tf.load_image(photo)))
-        except (OSError, ValueError) as error:
-            failures.append((photo, error))
-    return images, failures
-
-
-def _explained(images, network: _Network, classes, top_k) -> Iterator[tuple]:
-    """Explains one batch of (photo, image) pairs; yields (photo, image, explanation)."""
-    import numpy as np
-
-    if images:
-        batch = np.stack([cam_tf.resize_image(image, network.size) for _, image in images])
-        results = network.cam(batch, classes, top_k, batch_size=len(batch)).numpy()
-        for (photo, image), result in zip(images, results, strict=True):
-            yield photo, image, result
-
-
-def _write(output, stem, photo, image, result, network: _Network, options) -> dict:
-    from cam_tf.display.records import write_explanation
-
-    about = {
-        "photo": str(photo),
-        "model": network.name,
-        "method": "CAM",
-        "cam_tf": cam_tf.__version__,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    return write_explanation(
-        output, stem, image, result, about=about, class_names=network.class_names, **options
-    )
-
-
-def _report(records, failures, output: Path, as_json: bool) -> None:
-    """Prints what was found and what failed; ends the process with status 1 after a failure."""
+def _report(records, failures: Sequence[Failure], output: Path, as_json: bool) -> None:
+    """Prints what was found, and names what failed."""
     if as_json:
-        click.echo(json.dumps(records, indent=2))
-    else:
-        for one in records:
-            found = ", ".join(
-                f"{entry['name'] or 'class ' + str(entry['id'])} {entry['probability']:.1%}"
-                for entry in one["classes"]
-            )
-            click.echo(f"{one['photo']}: {found} -> {output / one['files']['figure']}")
+        click.echo(json.dumps(records, indent=2, allow_nan=False))
+    for one in [] if as_json else records:
+        found = ", ".join(
+            f"{entry['name'] or 'class ' + str(entry['id'])} {_percent(entry['probability'])}"
+            for entry in one["classes"]
+        )
+        click.echo(f"{one['photo']}: {found} -> {output / one['files']['figure']}")
+        for entry in one["classes"]:
+            if entry["advice"]:
+                name = entry["name"] or f"class {entry['id']}"
+                click.echo(f"    the map of {name} is {entry['map']}. {entry['advice']}")
     for photo, error in failures:
         click.echo(f"cam-tf: {photo} was left out: {error}", err=True)
-    if failures:
-        raise SystemExit(1)
+
+
+def _percent(score: float | None) -> str:
+    return "nan" if score is None else f"{score:.1%}"
 
 
 @contextlib.contextmanager
@@ -254,7 +280,7 @@ def _errors_in_a_line() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError) as error:
-        click.echo(f"cam-tf: {error}", err=True)
+        click.echo(f"cam-tf: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from error
 
 

@@ -104,6 +104,47 @@ def test_a_directory_of_photos_in_batches(run, red_corner, tmp_path):
     assert len(list((tmp_path / "out").glob("*_figure.png"))) == 5
 
 
+def test_an_empty_directory_among_photos(run, red_corner, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run("empty", "red.png", "-o", "out")
+    assert done.exit_code == 1
+    assert "empty was left out: no image in empty" in done.stderr
+    assert (tmp_path / "out" / "red_figure.png").exists()
+
+
+@pytest.mark.parametrize("method", ["gradcam", "Grad-CAM++", "LayerCAM", "scorecam", "eigencam"])
+def test_methods_on_a_model_file(run, red_corner, tmp_path, method):
+    done = run("red.png", "-o", "out", "--method", method, "--json")
+    assert done.exit_code == 0, done.output
+    (record,) = json.loads(done.stdout)
+    assert record["method"].lower().replace("plusplus", "++") == method.lower().replace("-", "")
+    assert record["classes"][0]["name"] == "red"
+
+
+def test_gray_models_and_preprocessing(run, red_corner, tmp_path):
+    image = keras.Input((None, None, 1))
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    dense = keras.layers.Dense(2, kernel_initializer="ones", bias_initializer="zeros")
+    keras.Model(image, dense(pooled)).save(tmp_path / "gray.keras")
+    model = ["--model", "gray.keras", "--preprocess", "0.01,1"]
+    done = run("red.png", "-o", "out", "--json", "--classes", "1", model=model)
+    (record,) = json.loads(done.stdout)
+    gray = 0.299 * 255 / 4  # a quarter is red; 0.01 x + 1 in the mean
+    assert record["classes"][0]["logit"] == pytest.approx(0.01 * gray + 1, abs=2e-3)
+    assert record["map_size"] == [224, 224]
+
+
+def test_a_network_that_is_broken_is_said_to_be(run, red_corner, tmp_path, model_file):
+    model = keras.models.load_model(model_file)
+    model.get_layer("scores").set_weights([np.full((3, 3), np.nan), np.zeros(3)])
+    model.save(model_file)
+    done = run("red.png", "-o", "out")
+    assert "is not finite. The network overflows" in done.stdout
+    record = json.loads((tmp_path / "out" / "red.json").read_text())
+    assert record["classes"][0]["probability"] is None
+    assert record["classes"][0]["map"] == "not finite"
+
+
 @pytest.mark.parametrize(
     ("arguments", "model", "message"),
     [
@@ -111,8 +152,16 @@ def test_a_directory_of_photos_in_batches(run, red_corner, tmp_path):
         (["--classes", "3"], None, "class id 3 is out of range"),
         ([], ["--model", "ResNet5"], "Did you mean 'ResNet50'"),
         ([], ["--model", "nowhere.keras"], "no model file nowhere.keras"),
-        ([], ["--model", "red.keras"], "red.keras"),
-        ([], ["--model", "colours.keras", "--labels", "imagenet"], "1000 classes, and colours"),
+        ([], ["--model", "red.keras"], "red.keras is damaged, or no .keras file"),
+        ([], ["--model", "empty.h5"], "empty.h5 could not be loaded"),
+        ([], ["--model", "red.png"], "red.png is not a Keras model"),
+        ([], ["--model", "lambda.keras"], "lambda.keras could not be loaded: it has a Lambda"),
+        (["--classes", ","], None, "names no class"),
+        (["--method", "gradcm"], None, "Did you mean 'gradcam'"),
+        (["--layer", "nowhere"], None, "the model has no layer 'nowhere'"),
+        (["--preprocess", "mobilnet_v2"], None, "Did you mean 'mobilenet_v2'"),
+        (["--weights", "w.h5"], None, "weights belong to a backbone"),
+        ([], ["--model", "colours.keras", "--labels", "imagenet"], "imagenet names 1000 classes, colours.keras has 3"),
         ([], ["--model", "VGG16", "--weights", "vgg.h5"], "vgg.h5"),
         (["--colormap", "virids"], None, "Did you mean 'viridis'"),
         (["-o", "red.png"], None, "red.png"),
@@ -120,6 +169,9 @@ def test_a_directory_of_photos_in_batches(run, red_corner, tmp_path):
 )
 def test_mistakes_end_in_one_line(run, red_corner, arguments, model, message, tmp_path):
     (tmp_path / "red.keras").write_bytes(red_corner.read_bytes())
+    (tmp_path / "empty.h5").write_bytes(b"")
+    layer = keras.layers.Lambda(lambda x: x)
+    keras.Sequential([keras.Input((8, 8, 3)), layer]).save(tmp_path / "lambda.keras")
     done = run("red.png", *arguments, **({"model": model} if model else {}))
     assert done.exit_code == 2
     assert message in done.stderr
@@ -132,7 +184,7 @@ def test_a_backbone_without_a_pretrained_classifier_is_refused(run, red_corner, 
     done = run("red.png", model=["--model", "MobileNetV3Small", "--weights", "notop.h5"])
     assert done.exit_code == 2
     assert "random weights" in done.stderr
-    assert "--model FILE.keras" in done.stderr
+    assert "'cam-tf backbones' shows which networks come with a classifier" in done.stderr
 
 
 def test_the_list_of_backbones():

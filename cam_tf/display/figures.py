@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from cam_tf.datasets.images import resize_image
 from cam_tf.display.overlays import ALPHA, COLORMAP, find_colormap, overlay, rgb_values
 from cam_tf.localization.boxes import boxes
+from cam_tf.maps.diagnosis import is_flat
 from cam_tf.maps.explanation import Explanation
 from cam_tf.maps.heatmaps import resize_maps
 
@@ -135,8 +136,7 @@ def _fault(raw: np.ndarray) -> str | None:
     """Says why a map cannot be drawn, by the measure of ``cam_tf.heatmaps``; None if it can."""
     if not np.isfinite(raw).all():
         return "map not finite"
-    noise = 4 * np.finfo(np.float32).eps * np.abs(raw).max()
-    return "flat map" if np.ptp(raw) <= noise else None
+    return "flat map" if is_flat(raw.min(), raw.max()) else None
 
 
 def _title(

@@ -32,25 +32,28 @@ def record(
 
     Returns:
         ``height``, ``width``, ``map_size``, ``threshold`` and ``classes``: for each its ``id``,
-        ``name``, ``probability`` (the model's score), ``logit``, and ``box`` in pixels of the photo
-        (``ymin, xmin, ymax, xmax``, exclusive at the end), or None for a map without evidence.
+        ``name``, ``probability`` (the model's score), ``logit``, ``box`` in whole pixels of the
+        photo (``ymin, xmin, ymax, xmax``, exclusive at the end), or None for a map without
+        evidence, and what ``Explanation.diagnosis`` says: ``map`` and ``advice``. Numbers that are
+        not finite are None.
     """
-    height, width = image_size
     result = result.numpy()
-    found = boxes(result, threshold)[0] * np.float32([height, width, height, width])
-    edges = ("ymin", "xmin", "ymax", "xmax")
+    found = boxes(result, threshold)[0]
     classes = [
         {
             "id": int(class_id),
             "name": class_names[class_id] if class_names else None,
-            "probability": float(result.scores[0, i]),
-            "logit": float(result.logits[0, i]),
-            "box": dict(zip(edges, np.rint(box).astype(int).tolist(), strict=True))
-            if box.any()
-            else None,
+            "probability": _number(result.scores[0, i]),
+            "logit": _number(result.logits[0, i]),
+            "box": _pixels(found[i], image_size),
+            "map": diagnosis.status,
+            "advice": diagnosis.advice,
         }
-        for i, (class_id, box) in enumerate(zip(result.class_ids[0], found, strict=True))
+        for i, (class_id, diagnosis) in enumerate(
+            zip(result.class_ids[0], result.diagnosis()[0], strict=True)
+        )
     ]
+    height, width = image_size
     return {
         "height": int(height),
         "width": int(width),
@@ -58,6 +61,21 @@ def record(
         "threshold": threshold,
         "classes": classes,
     }
+
+
+def _number(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _pixels(box: np.ndarray, image_size: Sequence[int]) -> dict[str, int] | None:
+    """The smallest box of whole pixels around a relative box; None for an empty one."""
+    if not box.any():
+        return None
+    height, width = image_size
+    edges = box.astype(float) * [height, width, height, width]
+    low, high = np.floor(edges[:2] + 1e-3).astype(int), np.ceil(edges[2:] - 1e-3).astype(int)
+    names = ("ymin", "xmin", "ymax", "xmax")
+    return dict(zip(names, [*low.tolist(), *high.tolist()], strict=True))
 
 
 def write_explanation(
@@ -70,6 +88,7 @@ def write_explanation(
     class_names: Sequence[str] | None = None,
     threshold: float = 0.2,
     raw_maps: bool = False,
+    bar_label: str = "contribution to the logit",
     **style,
 ) -> dict:
     """Writes the files of one photo into a directory, each of them whole or not at all.
@@ -87,6 +106,7 @@ def write_explanation(
         class_names: a name for each class of the network.
         threshold: the boxes' share of the map's maximum.
         raw_maps: whether to write the ``.npy``.
+        bar_label: what the raw values of the maps are.
         **style: ``alpha`` and ``colormap`` of the pictures.
 
     Returns:
@@ -96,22 +116,24 @@ def write_explanation(
         OSError: the directory cannot be written to.
     """
     size = image.shape[:2]
-    figure = plot(image, result, class_names, threshold=threshold, **style)
+    labels = {"threshold": threshold, "bar_label": bar_label}
     with warnings.catch_warnings():  # the figure says it in the panel's title
         warnings.simplefilter("ignore", BlankMapWarning)
-        heatmap = heatmaps(result, size)[0, 0].numpy()
+        heatmap = heatmaps(result.maps[:1, :1], size)[0, 0].numpy()
     picture = overlay(image, heatmap, **style)
     files = {"figure": f"{stem}_figure.png", "overlay": f"{stem}_overlay.png"}
     if raw_maps:
         files["maps"] = f"{stem}_maps.npy"
     whole = {**about, **record(size, result, class_names, threshold), "files": files}
-    with written_whole(directory / files["figure"]) as file:
-        figure.savefig(file, format="png", dpi=150)
+    with written_whole(directory / files["figure"]) as file, warnings.catch_warnings():
+        # A script that the font lacks (in a class name) is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        plot(image, result, class_names, **labels, **style).savefig(file, format="png")
     with written_whole(directory / files["overlay"]) as file:
         Image.fromarray(picture).save(file, format="PNG")
     if raw_maps:
         with written_whole(directory / files["maps"]) as file:
             np.save(file, result.numpy().maps[0])
     with written_whole(directory / f"{stem}.json") as file:
-        file.write(json.dumps(whole, indent=2).encode())
+        file.write(json.dumps(whole, indent=2, allow_nan=False).encode())
     return whole

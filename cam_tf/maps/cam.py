@@ -66,9 +66,11 @@ class CAM(Explainer):
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
     """
 
-    takes_target = False
+    unit = "contribution to the logit"
 
     def _check(self):
+        if self._target is not None:
+            raise ValueError("CAM maps class logits; for another target use cam_tf.GradCAM.")
         self.anatomy.require_affine()
 
     def _explain(self, inputs, class_ids, top_k):

@@ -1,5 +1,6 @@
 """The base of all explainers: checks the inputs, selects the classes, runs one compiled call."""
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -41,6 +42,8 @@ class Explainer(ABC):
         ValueError: the model has no feature maps that this method can use, or a layer, an input or
             an output is unknown or must be named.
     """
+
+    unit = "evidence"  # what the raw values of the maps are, for the label of a colour bar
 
     def __init__(
         self,
@@ -176,6 +179,7 @@ class Explainer(ABC):
                 class ids that are out of range or do not match the images; ``top_k`` out of range.
             TypeError: classes that are not integers.
         """
+        top_k, batch_size = operator.index(top_k), operator.index(batch_size)
         inputs = self._check_inputs(images)
         total, num_classes = len(inputs[0]), self.anatomy.classes
         if batch_size < 1:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
+from cam_tf.maps.diagnosis import Diagnosis, diagnose
+
 Array = np.ndarray | tf.Tensor
 
 
@@ -44,6 +46,16 @@ class Explanation:
     def numpy(self) -> "Explanation":
         """Returns the same explanation with NumPy arrays in main memory."""
         return self._map_arrays(np.asarray)
+
+    def diagnosis(self) -> list[list[Diagnosis]]:
+        """Says of each map whether it is fine, and what to do if it is not.
+
+        Returns:
+            A list for each image, with a ``Diagnosis`` for each class: its ``status`` is "fine",
+            "not finite", "flat", "all negative", or "saturated" (a score next to 1).
+        """
+        result = self.numpy()
+        return diagnose(result.maps, result.class_ids, result.scores)
 
     def __len__(self) -> int:
         """The number of images N."""

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from cam_tf.maps.diagnosis import is_flat
 from cam_tf.maps.explanation import Array, Explanation
 
 Rule = Literal["minmax", "relu"]
@@ -86,11 +87,9 @@ def heatmaps(
     spatial = list(range(2, resized.shape.rank))
     top = tf.reduce_max(resized, axis=spatial, keepdims=True)
     bottom = tf.reduce_min(resized, axis=spatial, keepdims=True)
-    # Differences in the last bits of a flat map are rounding, not evidence.
-    noise = 4 * np.finfo(np.float32).eps * tf.maximum(tf.abs(top), tf.abs(bottom))
     if rule == "relu":
-        bottom, noise = tf.zeros_like(top), 0.0
-    good = tf.math.is_finite(top - bottom) & (top - bottom > noise)
+        bottom = tf.zeros_like(top)
+    good = tf.math.is_finite(top - bottom) & ~is_flat(bottom, top)
     if tf.executing_eagerly():
         _report_blank(good, top, rule)
     # Division by zero is zero here, also of NaN.

@@ -29,6 +29,8 @@ def select_classes(classes: Classes, images: int, num_classes: int) -> np.ndarra
             raise ValueError(f"classes={classes!r}: use ids, or 'all'.")
         classes = [range(num_classes)]
     ids = _as_array(classes)
+    if ids.ndim == 2 and ids.shape[1] == 0:
+        raise ValueError("classes names no class: each image needs at least one.")
     if ids.ndim == 0:
         ids = np.full((images, 1), ids)
     elif ids.ndim == 1:

@@ -40,8 +40,8 @@ _RESHAPING = (kl.Flatten, kl.Reshape)
 # keras.ops in a graph have classes without public names; these are known by theirs.
 _AFFINE_OPS = {"Add", "Subtract", "Concatenate", "Squeeze", "ExpandDims", "Cast", "Transpose"}
 _SCALING_OPS = {"Multiply", "Divide", "TrueDivide", "Negative"}
-_PROBABILITY_OPS = {"Softmax", "Sigmoid"}
-_POOLING_OPS = {"Mean", "Max"}
+_PROBABILITY_OPS = {"Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid"}
+_POOLING_OPS = {"Mean", "Max", "Amax"}
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,9 @@ def _image_input(graph: Graph, choice: str | int | None) -> Value:
     return _chosen(graph.inputs, choice, names, "input", "image")
 
 
-def _kind(call: Call | None) -> str:
-    return type(call.operation).__name__ if call is not None else "the input"
+def _kind(call: Call) -> str:
+    operation = call.operation
+    return type(operation.layer if isinstance(operation, LinearPart) else operation).__name__
 
 
 def _is_linear(layer) -> bool:
@@ -266,12 +267,14 @@ def _find_logits(graph: Graph, scores: Value) -> Value:
         operation = call.operation
         if isinstance(operation, kl.Softmax) or _kind(call) in _PROBABILITY_OPS:
             return call.inputs[0]
-        if isinstance(operation, kl.Activation):
+        if isinstance(operation, kl.Activation) and not _is_linear(operation):
             return call.inputs[0]
-        if callable(getattr(operation, "activation", None)):
+        own = isinstance(operation, (kl.Dense, *_CONVOLUTIONS, kl.EinsumDense))
+        if own:
             return graph.split_activation(value)
         # A reshaping or an identity may stand between the scores and the activation.
-        if not isinstance(operation, (*_TRANSPARENT, *_RESHAPING)) and _kind(call) != "Squeeze":
+        passes = isinstance(operation, (*_TRANSPARENT, *_RESHAPING, kl.Activation))
+        if not passes and _kind(call) not in ("Squeeze", "Cast"):
             break
         value = call.inputs[0]
     return scores
@@ -319,7 +322,7 @@ def _is_affine(call: Call) -> bool:
     if isinstance(operation, _AFFINE):
         return True
     if isinstance(operation, kl.Dense):
-        return _is_linear(operation)
+        return _is_linear(operation) and operation.quantization_mode is None
     if isinstance(operation, kl.Activation):
         return _is_linear(operation)
     if isinstance(operation, _CONVOLUTIONS):
@@ -378,7 +381,8 @@ def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value) ->
             "whole path of one that is called once."
         )
     (value,) = returned
-    if not 3 <= len(value.shape) <= 5:
+    after = value is not default and value in graph.downstream(default)
+    if after or not 3 <= len(value.shape) <= 5:
         raise ValueError(
             f"layer {name!r} returns shape {value.shape}, without spatial axes: it stands after "
             f"the pooling. Choose a layer before it, such as {default.call.path!r}."

@@ -114,6 +114,37 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+def find_preprocessing(text: str) -> Callable:
+    """Returns what turns RGB 0..255 arrays (N, H, W, 3) into a model's input.
+
+    Args:
+        text: a module of keras.applications ("mobilenet_v2"), or two numbers "scale,shift" for
+            image * scale + shift ("0.0078431,-1").
+
+    Raises:
+        ValueError: neither.
+    """
+    numbers = text.split(",")
+    if len(numbers) == 2:
+        try:
+            scale, shift = map(float, numbers)
+        except ValueError:
+            pass
+        else:
+            return lambda images: images.astype("float32") * scale + shift
+    modules = {
+        name: module
+        for name, module in vars(keras.applications).items()
+        if hasattr(module, "preprocess_input") and name != "imagenet_utils"
+    }
+    if text not in modules:
+        raise ValueError(
+            f"preprocessing {text!r} is unknown.{did_you_mean(text, modules)} Use 'scale,shift' or "
+            f"one of {', '.join(modules)}."
+        )
+    return lambda images: modules[text].preprocess_input(images.astype("float32"))
+
+
 def list_backbones() -> list[str]:
     """Returns the names that ``build_classifier`` takes."""
     return list(BACKBONES)

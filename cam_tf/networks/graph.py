@@ -210,6 +210,7 @@ class LinearPart:
         kernel = getattr(layer, "kernel", None)
         sizes = () if kernel is None else tuple(kernel.shape[:-2])
         plain = isinstance(layer, keras.layers.Dense) or getattr(layer, "groups", 0) == 1
+        plain = plain and layer.quantization_mode is None  # else it rounds, and scales its kernel
         self.is_matrix = kernel is not None and plain and all(size == 1 for size in sizes)
 
     def kernel(self) -> tf.Tensor:
