@@ -161,7 +161,7 @@ def test_a_network_that_is_broken_is_said_to_be(run, red_corner, tmp_path, model
         (["--layer", "nowhere"], None, "the model has no layer 'nowhere'"),
         (["--preprocess", "mobilnet_v2"], None, "Did you mean 'mobilenet_v2'"),
         (["--weights", "w.h5"], None, "weights belong to a backbone"),
-        ([], ["--model", "colours.keras", "--labels", "imagenet"], "imagenet names 1000 classes, colours.keras has 3"),
+        ([], ["--model", "colours.keras", "--labels", "imagenet"], "imagenet names 1000 classes"),
         ([], ["--model", "VGG16", "--weights", "vgg.h5"], "vgg.h5"),
         (["--colormap", "virids"], None, "Did you mean 'viridis'"),
         (["-o", "red.png"], None, "red.png"),

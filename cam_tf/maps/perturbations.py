@@ -48,6 +48,9 @@ class PerturbationExplainer(Explainer):
         self._progress, self._relu = progress, relu
         self._bar: keras.utils.Progbar | None = None
         super().__init__(model, layer, **options)
+        if self._jit_compile:  # XLA wants fixed sizes, and how many channels vary is not known
+            self._jit_compile = False
+            self._ask = tf.function(self._ask, autograph=False, jit_compile=True)
 
     def _check(self):
         if len(self.anatomy.layers) > 1:

@@ -196,6 +196,7 @@ def dissect(
         for call in graph.needed(graph.inputs, [logits])
         if not on_the_way.isdisjoint(call.inputs)
     ]
+    _require_channels_last(model, calls)
     pooled, obstacle = _affine_head(logits, on_the_way)
     default = pooled.call.inputs[0] if pooled is not None else _last_maps(model, calls)
     targets = _targets(graph, layer, default, calls, image)
@@ -210,6 +211,16 @@ def dissect(
     return Anatomy(
         model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores
     )
+
+
+def _require_channels_last(model: keras.Model, calls: list[Call]) -> None:
+    for call in calls:
+        if getattr(call.operation, "data_format", None) == "channels_first":
+            raise ValueError(
+                f"layer {call.path!r} of {model.name!r} works on channels first; maps are made of "
+                "(N, height, width, channels). Rebuild the model with "
+                "keras.config.set_image_data_format('channels_last'); the weights stay the same."
+            )
 
 
 def _names_of_outputs(graph: Graph) -> list[str]:
@@ -303,7 +314,7 @@ def _affine_head(value: Value, on_the_way: set[Value]) -> tuple[Value | None, st
 def _is_pooling(call: Call) -> bool:
     operation = call.operation
     if isinstance(operation, _GLOBAL_POOLING):
-        return operation.data_format == "channels_last"
+        return True
     if isinstance(operation, _WINDOW_POOLING):  # a window over the whole map
         before, after = call.inputs[0], call.outputs[0]
         size = getattr(operation, "pool_size", None) or before.shape[1:-1]
@@ -367,12 +378,13 @@ def _targets(graph, layer, default: Value, calls: list[Call], image: Value) -> t
 
 def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value) -> Value:
     name = layer.name if isinstance(layer, kl.Layer) else layer
+    pooled = repr(default.call.path) if default.call else "the input"
     found = [path for path in graph.named if path == name or path.endswith(f"/{name}")]
     if not found:
         short = {path.rpartition("/")[2] for path in graph.named}
         raise ValueError(
             f"the model has no layer {name!r}.{did_you_mean(name, short)} The maps that it pools "
-            f"are those of {default.call.path if default.call else 'the input'!r}."
+            f"are those of {pooled}."
         )
     returned = [value for path in found for values in graph.named[path] for value in values]
     if len(returned) > 1:
@@ -385,7 +397,7 @@ def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value) ->
     if after or not 3 <= len(value.shape) <= 5:
         raise ValueError(
             f"layer {name!r} returns shape {value.shape}, without spatial axes: it stands after "
-            f"the pooling. Choose a layer before it, such as {default.call.path!r}."
+            f"the pooling. Choose a layer before it, such as {pooled}."
         )
     if value not in computed:
         raise ValueError(f"the scores do not depend on layer {name!r} by way of the image.")

@@ -251,7 +251,7 @@ def _traced(model: keras.Model) -> keras.Model:
             f"expected a keras.Model, got {type(model).__name__}. Load a model with "
             "keras.models.load_model, or build one with cam_tf.build_classifier."
         )
-    if isinstance(model, keras.Sequential) or not model._build_shapes_dict:
+    if isinstance(model, keras.Sequential) or not model.built:
         raise TypeError(
             f"{model.name!r} has no input shape yet: call it once on a batch of images, "
             "or begin a Sequential one with keras.Input(shape)."
@@ -259,9 +259,8 @@ def _traced(model: keras.Model) -> keras.Model:
     layers = model._flatten_layers(include_self=False)
     before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
     try:
-        shapes = next(iter(model._build_shapes_dict.values()))
-        inputs = tree.map_shape_structure(lambda shape: keras.Input(shape[1:]), shapes)
-        accepts = "training" in getattr(model, "_call_context_args", ())
+        inputs = _symbolic_inputs(model)
+        accepts = model._call_has_context_arg.get("training")
         outputs = model.call(inputs, **({"training": False} if accepts else {}))
         return keras.Model(inputs, outputs, name=model.name)
     except Exception as error:
@@ -275,3 +274,17 @@ def _traced(model: keras.Model) -> keras.Model:
         for layer, inbound, outbound in before:
             del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
 
+
+def _symbolic_inputs(model: keras.Model) -> Any:
+    """New symbolic inputs like those that a model was built on."""
+    if isinstance(model, _Functional):
+        return tree.map_structure(
+            lambda one: keras.Input(one.shape[1:], dtype=one.dtype, name=one.name),
+            model._inputs_struct,
+        )
+    if not model._build_shapes_dict:  # Keras itself could not run the call symbolically
+        raise ValueError("Keras recorded no shapes when it built the model")
+    shapes = next(iter(model._build_shapes_dict.values()))
+    if isinstance(shapes, dict):
+        return {name: keras.Input(shape[1:], name=name) for name, shape in shapes.items()}
+    return tree.map_shape_structure(lambda shape: keras.Input(shape[1:]), shapes)

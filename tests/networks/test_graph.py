@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import cam_tf
 from cam_tf.networks.graph import Graph
@@ -83,15 +84,120 @@ def test_a_nested_model_in_half_precision_casts_as_keras_does(rng):
     np.testing.assert_allclose(result.logits, model(images), atol=1e-6)
 
 
-class _Subclassed(keras.Model):
+class _Classifier(keras.Model):
+    """Around a Functional backbone, as the Keras guides write it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.flip = keras.layers.RandomFlip()
+        self.backbone = _backbone("inner")
+        self.pool = keras.layers.GlobalAveragePooling2D()
+        self.drop = keras.layers.Dropout(0.5)
+        self.head = keras.layers.Dense(3, activation="softmax")
+
+    def call(self, images, training=False):
+        maps = self.backbone(self.flip(images, training=training), training=training)
+        return self.head(self.drop(self.pool(maps), training=training))
+
+
+class _OnValues(_Classifier):
     def call(self, images):
-        return images
+        if keras.ops.max(images) > 1:
+            images = images / 255.0
+        return super().call(images)
+
+
+class _OnNumpy(_Classifier):
+    def call(self, images):
+        return super().call(tf.numpy_function(lambda x: x + 1, [images], tf.float32))
+
+
+class _OnTwo(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = _backbone("inner"), keras.layers.Dense(3)
+
+    def call(self, inputs):
+        pooled = keras.ops.mean(self.backbone(inputs["photo"]), axis=(1, 2))
+        return self.head(keras.ops.concatenate([pooled, inputs["table"]], axis=-1))
+
+
+class _Residual(keras.Model):
+    """A Functional model whose `call` does more than its graph shows."""
+
+    def call(self, images):
+        return super().call(images) * 2.0
+
+
+def _recorded(model):
+    layers = model._flatten_layers()
+    return [
+        (layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers
+    ]
+
+
+def test_a_subclassed_model_is_traced_and_left_as_it_was(rng):
+    model = _Classifier(name="mine")
+    images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    model(images)
+    before, config = _recorded(model), [weight.path for weight in model.weights]
+    for explainer in (cam_tf.CAM(model), cam_tf.GradCAM(model, "inner/sum", relu=False)):
+        assert explainer.anatomy.feature_maps.call.path == "inner/sum"
+        result = explainer(images, "all").numpy()
+        expected = model.backbone(images).numpy() @ model.head.kernel.numpy()
+        maps = result.maps * (1 if isinstance(explainer, cam_tf.CAM) else 64)
+        np.testing.assert_allclose(maps, np.moveaxis(expected, -1, 1), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result.scores, model(images), atol=1e-6)
+    assert _recorded(model) == before
+    assert [weight.path for weight in model.weights] == config
+    model.head.kernel.assign(rng.normal(size=(4, 3)))  # still live
+    expected = model.backbone(images).numpy() @ model.head.kernel.numpy()
+    result = cam_tf.CAM(model)(images, "all")
+    np.testing.assert_allclose(result.maps, np.moveaxis(expected, -1, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_subclassed_model_of_several_inputs(rng):
+    model = _OnTwo()
+    given = {
+        "photo": rng.normal(size=(2, 8, 8, 3)).astype(np.float32),
+        "table": rng.normal(size=(2, 5)).astype(np.float32),
+    }
+    expected = model(given)
+    explainer = cam_tf.CAM(model)
+    names = [value.symbol.name for value in explainer.anatomy.graph.inputs]
+    assert names == ["photo", "table"]
+    np.testing.assert_allclose(explainer(given, "all").logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_functional_model_with_a_call_of_its_own(rng):
+    image = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(_backbone("inner")(image))
+    model = _Residual(image, keras.layers.Dense(3)(pooled))
+    images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    model(images)
+    before = _recorded(model)
+    result = cam_tf.CAM(model)(images, "all")
+    np.testing.assert_allclose(result.logits, model(images), rtol=1e-5, atol=1e-6)
+    graph_alone = keras.Model(model.input, model.output)
+    np.testing.assert_allclose(result.logits, 2 * graph_alone(images), rtol=1e-5, atol=1e-6)
+    assert _recorded(model) == before
+
+
+@pytest.mark.parametrize("kind", [_OnValues, _OnNumpy])
+def test_a_subclassed_model_whose_call_needs_real_values(kind):
+    model = kind()
+    model(np.zeros((1, 8, 8, 3), np.float32))
+    before = _recorded(model)
+    message = "whose graph cannot be read.*restructure it as a Functional model"
+    with pytest.raises(TypeError, match=f"{kind.__name__} is a subclassed model {message}"):
+        cam_tf.CAM(model)
+    assert _recorded(model) == before
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_Subclassed(name="mine"), "is a subclassed model.*model = keras.Model"),
+        (_Classifier(name="mine"), "'mine' has no input shape yet: call it once on a batch"),
         (keras.Sequential([keras.layers.Dense(2)]), "has no input shape yet"),
         ("model.keras", "expected a keras.Model, got str"),
     ],
