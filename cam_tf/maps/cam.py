@@ -1,8 +1,11 @@
 """Class activation maps (Zhou et al., CVPR 2016): M_c(x, y) = sum_k w_k^c f_k(x, y)."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from cam_tf.maps.explainer import Explainer
+from cam_tf.maps.heatmaps import resize_maps
 
 
 def class_activation_maps(
@@ -53,9 +56,17 @@ class CAM(Explainer):
 
     Args:
         model, layer, input, output, jit_compile, frozen: see ``Explainer``.
+        scales: the image is seen at these sizes, as shares of the given one; a model of a fixed
+            size takes only (1.0,).
+        flip: the image is seen mirrored left to right too.
+
+    With several views, scores and logits are means over views. Each view's map is mirrored back and
+    stretched linearly to the largest view's map, and the mean of them is returned: the sum of a map
+    then equals the mean logit only up to what stretching does.
 
     Raises:
-        ValueError: the head is not affine; the message names the layer in the way.
+        ValueError: the head is not affine (the message names the layer in the way), or the model
+            cannot be given other sizes.
 
     Example:
         >>> model = cam_tf.build_classifier("EfficientNetLite0")
@@ -68,20 +79,69 @@ class CAM(Explainer):
 
     unit = "contribution to the logit"
 
+    def __init__(
+        self, model, layer=None, *, scales: Sequence[float] = (1.0,), flip: bool = False, **options
+    ):
+        mirrors = (False, True) if flip else (False,)
+        self._views = [(float(scale), mirror) for scale in scales for mirror in mirrors]
+        super().__init__(model, layer, **options)
+
     def _check(self):
         if self._target is not None:
             raise ValueError("CAM maps class logits; for another target use cam_tf.GradCAM.")
         self.anatomy.require_affine()
+        scales = [scale for scale, _ in self._views]
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"scales={scales}: expected positive shares of the image's size.")
+        fixed = any(length is not None for length in self.anatomy.image.shape[1:-1])
+        if fixed and set(scales) != {1.0}:
+            raise ValueError(
+                f"{self.anatomy.name!r} takes images of one size, {self.anatomy.image.shape[1:]}, "
+                f"not at scales {scales}: build it with input_shape=(None, None, 3)."
+            )
+        if len(self._views) > 1 and len(self.anatomy.image.shape) != 4:
+            raise ValueError("scales and flip are for images (N, H, W, channels).")
 
     def _explain(self, inputs, class_ids, top_k):
-        (feature_maps,), logits, scores = self._forward(inputs)
+        views = [self._forward(self._view(inputs, *view)) for view in self._views]
+        maps = [found[0] for found, _, _ in views]
+        logits = tf.add_n([logits for _, logits, _ in views]) / len(views)
+        scores = tf.add_n([scores for _, _, scores in views]) / len(views)
         if class_ids is None and top_k:
             class_ids = self._select(logits, None, top_k)
-        if self.anatomy.dense is not None or class_ids is None:
-            maps = class_activation_maps(feature_maps, self.anatomy.kernel(), class_ids)
+        found = [self._project(one, class_ids) for one in maps]
+        if len(views) > 1:
+            found = self._average(found)
         else:
-            weights = self.anatomy.class_weights(class_ids)
-            maps = tf.einsum("n...k,nck->nc...", feature_maps, weights)
+            (found,) = found
         if class_ids is None:
             class_ids = self._select(logits, None, 0)
-        return self._result(maps, class_ids, scores, logits)
+        return self._result(found, class_ids, scores, logits)
+
+    def _project(self, feature_maps, class_ids) -> tf.Tensor:
+        """The maps (N, n, h, w) of the classes, or of all of them."""
+        if self.anatomy.dense is not None or class_ids is None:
+            return class_activation_maps(feature_maps, self.anatomy.kernel(), class_ids)
+        weights = self.anatomy.class_weights(class_ids)
+        return tf.einsum("n...k,nck->nc...", feature_maps, weights)
+
+    def _view(self, inputs, scale: float, mirror: bool) -> list[tf.Tensor]:
+        """The inputs with the image resized and mirrored."""
+        position = self.anatomy.inputs.index(self.anatomy.image)
+        image = inputs[position]
+        if scale != 1.0:
+            size = tf.cast(tf.shape(image)[1:3], tf.float32) * scale
+            size = tf.maximum(tf.cast(tf.round(size), tf.int32), 1)
+            resized = tf.image.resize(image, size, antialias=True)
+            image = tf.cast(resized, image.dtype)
+        if mirror:
+            image = tf.reverse(image, [2])
+        return [image if i == position else one for i, one in enumerate(inputs)]
+
+    def _average(self, found: list[tf.Tensor]) -> tf.Tensor:
+        size = tf.reduce_max([tf.shape(one)[2:] for one in found], axis=0)
+        aligned = [
+            resize_maps(tf.reverse(one, [3]) if mirror else one, tf.unstack(size))
+            for one, (_, mirror) in zip(found, self._views, strict=True)
+        ]
+        return tf.add_n(aligned) / len(aligned)
