@@ -120,8 +120,19 @@ def backbones() -> None:
 
 
 def _explain(
-    photos, model, weights, preprocess, labels, classes, top_k, method, layer, output, as_json,
-    batch_size, **written,
+    photos,
+    model,
+    weights,
+    preprocess,
+    labels,
+    classes,
+    top_k,
+    method,
+    layer,
+    output,
+    as_json,
+    batch_size,
+    **written,
 ) -> None:
     with _errors_in_a_line():
         with _quiet_tensorflow():

@@ -69,15 +69,15 @@ class GradientExplainer(Explainer):
     def _fuse(self, parts: list[tf.Tensor]) -> tf.Tensor:
         """One layer's map as it is; several are scaled and their maximum is taken (LayerCAM).
 
-        Each is stretched to the largest, and becomes tanh(2 ReLU(M) / max M): equations 8 and 9 of
-        Jiang et al. 2021.
+        Each loses its negative part, is stretched to the largest, and becomes tanh(2 M / max M):
+        equations 8 and 9 of Jiang et al. 2021.
         """
         if len(parts) == 1:
             return tf.nn.relu(parts[0]) if self._relu else parts[0]
         size = tf.reduce_max([tf.shape(part)[1:] for part in parts], axis=0)
         scaled = []
         for part in parts:
-            part = tf.nn.relu(resize_maps(part[:, None], tf.unstack(size))[:, 0])
+            part = resize_maps(tf.nn.relu(part)[:, None], tf.unstack(size))[:, 0]
             top = tf.reduce_max(part, axis=list(range(1, part.shape.rank)), keepdims=True)
             scaled.append(tf.tanh(2.0 * tf.math.divide_no_nan(part, top)))
         return tf.reduce_max(scaled, axis=0)

@@ -204,13 +204,9 @@ def dissect(
         pooled = None
         obstacle = f"the maps of layer {targets[0].call.path!r} are not what the model pools"
     inputs = tuple(
-        value
-        for value in graph.inputs
-        if value is image or scores in graph.downstream(value)
+        value for value in graph.inputs if value is image or scores in graph.downstream(value)
     )
-    return Anatomy(
-        model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores
-    )
+    return Anatomy(model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores)
 
 
 def _require_channels_last(model: keras.Model, calls: list[Call]) -> None:

@@ -72,17 +72,14 @@ def _family(names: str, sizes: int | list[int], preprocessing: str, **more) -> l
     names = names.split()
     sizes = sizes if isinstance(sizes, list) else [sizes] * len(names)
     return [
-        Backbone(name, size, preprocessing, **more)
-        for name, size in zip(names, sizes, strict=True)
+        Backbone(name, size, preprocessing, **more) for name, size in zip(names, sizes, strict=True)
     ]
 
 
 BACKBONES: dict[str, Backbone] = {
     row.name: row
     for row in (
-        *_family(
-            "EfficientNetLite0 EfficientNetLite1 EfficientNetLite2", [224, 240, 260], "lite"
-        ),
+        *_family("EfficientNetLite0 EfficientNetLite1 EfficientNetLite2", [224, 240, 260], "lite"),
         *_family("VGG16 VGG19", 224, "caffe", head="other"),
         *_family("ResNet50 ResNet101 ResNet152", 224, "caffe"),
         *_family("ResNet50V2 ResNet101V2 ResNet152V2", 224, "tf"),

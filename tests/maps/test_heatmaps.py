@@ -32,9 +32,7 @@ def test_resizing_signals_and_volumes_literally():
 
 def test_both_rules_literally():
     maps = np.float32([[[[-1, 0], [1, 3]]]])
-    np.testing.assert_allclose(
-        cam_tf.heatmaps(maps), [[[[0, 0.25], [0.5, 1]]]], rtol=1e-6
-    )
+    np.testing.assert_allclose(cam_tf.heatmaps(maps), [[[[0, 0.25], [0.5, 1]]]], rtol=1e-6)
     np.testing.assert_allclose(
         cam_tf.heatmaps(maps, rule="relu"), [[[[0, 0], [1 / 3, 1]]]], rtol=1e-6
     )

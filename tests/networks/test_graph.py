@@ -131,9 +131,7 @@ class _Residual(keras.Model):
 
 def _recorded(model):
     layers = model._flatten_layers()
-    return [
-        (layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers
-    ]
+    return [(layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers]
 
 
 def test_a_subclassed_model_is_traced_and_left_as_it_was(rng):

@@ -226,6 +226,4 @@ def test_efficientnet_lite0_knows_a_cat():
     names = [cam_tf.imagenet_classes()[i] for i in result.class_ids.numpy()[0]]
     assert names[0] in ("tabby", "tiger cat", "Egyptian cat")
     bias = model.get_layer("predictions").bias.numpy()[result.class_ids.numpy()]
-    np.testing.assert_allclose(
-        tf.reduce_mean(result.maps, (2, 3)) + bias, result.logits, rtol=1e-4
-    )
+    np.testing.assert_allclose(tf.reduce_mean(result.maps, (2, 3)) + bias, result.logits, rtol=1e-4)
