@@ -12,6 +12,7 @@ from cam_tf.networks.anatomy import dissect
 from cam_tf.networks.applications import find_backbone
 from cam_tf.networks.graph import as_functional
 from cam_tf.networks.pretrained import pretrained_backbone, square_stddev
+from cam_tf.networks.stride import with_output_stride
 
 FEATURE_MAPS, POOLING, PREDICTIONS = "feature_maps", "pooling", "predictions"
 HEAD_CONV, HEAD_DROPOUT = "head_conv", "head_dropout"
@@ -30,6 +31,7 @@ def build_classifier(
     input_shape: Sequence[int | None] | None = None,
     head_conv: int | None = None,
     dropout: float = 0.0,
+    output_stride: int | None = None,
     trainable_backbone: bool = True,
     name: str | None = None,
 ) -> keras.Model:
@@ -57,6 +59,10 @@ def build_classifier(
         input_shape: (height, width, 3); None for a size means any. Default: the published size.
         head_conv: units of a 3x3 convolution + ReLU before pooling (1024 in the paper).
         dropout: the rate of a dropout between pooling and the dense layer.
+        output_stride: pixels from one position of the feature maps to the next, such as 16 or 8,
+            for denser maps than the network's own (of stride 32, mostly): see
+            ``cam_tf.with_output_stride``. The backbone's variables are still its own; its layers
+            are made anew.
         trainable_backbone: False freezes every layer below the head.
         name: the model's name. Default: the backbone's name with ``_cam``.
 
@@ -65,7 +71,7 @@ def build_classifier(
 
     Raises:
         ValueError: an argument that does not fit, an unknown backbone (near names are suggested),
-            or a weights file of another network.
+            a weights file of another network, or an output stride that it cannot have.
         FileNotFoundError: the weights file does not exist.
         TypeError: a number that is not an integer.
         ConnectionError: the ImageNet weights could not be downloaded.
@@ -102,7 +108,7 @@ def build_classifier(
         model.get_layer(PREDICTIONS).set_weights(head)
     if whole_file:
         load_classifier_weights(model, Path(whole_file))
-    return model
+    return model if output_stride is None else with_output_stride(model, output_stride)
 
 
 def _check(classes, pooling, head_conv, dropout, weights) -> None:
