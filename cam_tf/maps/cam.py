@@ -75,8 +75,8 @@ class CAM(Explainer):
 
     def _explain(self, inputs, class_ids, top_k):
         (feature_maps,), logits, scores = self._forward(inputs)
-        if class_ids is None and top_k:
-            class_ids = self._select(logits, None, top_k)
+        if class_ids is not None or top_k:
+            class_ids = self._select(logits, class_ids, top_k)
         if self.anatomy.dense is not None or class_ids is None:
             maps = class_activation_maps(feature_maps, self.anatomy.kernel(), class_ids)
         else:
