@@ -52,6 +52,11 @@ def _explaining(default_output: str):
         ),
         click.option("--layer", help="The target layer's name; default: the maps that are pooled."),
         click.option(
+            "--max-channels",
+            type=count,
+            help="For scorecam and its like: ask only the channels that vary most.",
+        ),
+        click.option(
             "--threshold",
             type=click.FloatRange(0, 1, max_open=True),
             default=0.2,
@@ -128,6 +133,7 @@ def _explain(
     classes,
     top_k,
     method,
+    max_channels,
     layer,
     output,
     as_json,
@@ -138,12 +144,18 @@ def _explain(
         with _quiet_tensorflow():
             from cam_tf.display.records import write_explanation
             from cam_tf.maps.methods import find_method
+            from cam_tf.maps.perturbations import PerturbationExplainer
             from cam_tf.networks.loading import load_classifier
         _make_writable(output)
         photos, failures = _find(photos)
         explainer_class = find_method(method)
         classifier = load_classifier(model, weights, preprocess)
-        explainer = explainer_class(classifier.model, layer)
+        options = {}
+        if issubclass(explainer_class, PerturbationExplainer):
+            options, batch_size = {"max_channels": max_channels}, 1  # many passes for each photo
+        elif max_channels is not None:
+            raise ValueError(f"--max-channels: {method} asks no channels one by one.")
+        explainer = explainer_class(classifier.model, layer, **options)
         count = explainer.anatomy.classes
         names = _class_names(labels, classifier, count)
         selection = {"classes": _class_ids(classes, names, count), "top_k": min(top_k, count)}

@@ -11,6 +11,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
+    keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
     keras.backend.clear_session()

@@ -107,8 +107,8 @@ class CAM(Explainer):
         maps = [found[0] for found, _, _ in views]
         logits = tf.add_n([logits for _, logits, _ in views]) / len(views)
         scores = tf.add_n([scores for _, _, scores in views]) / len(views)
-        if class_ids is None and top_k:
-            class_ids = self._select(logits, None, top_k)
+        if class_ids is not None or top_k:
+            class_ids = self._select(logits, class_ids, top_k)
         found = [self._project(one, class_ids) for one in maps]
         if len(views) > 1:
             found = self._average(found)
@@ -127,16 +127,13 @@ class CAM(Explainer):
 
     def _view(self, inputs, scale: float, mirror: bool) -> list[tf.Tensor]:
         """The inputs with the image resized and mirrored."""
-        position = self.anatomy.inputs.index(self.anatomy.image)
-        image = inputs[position]
+        if scale == 1.0 and not mirror:
+            return inputs
+        image = self._image(inputs)
         if scale != 1.0:
-            size = tf.cast(tf.shape(image)[1:3], tf.float32) * scale
-            size = tf.maximum(tf.cast(tf.round(size), tf.int32), 1)
-            resized = tf.image.resize(image, size, antialias=True)
-            image = tf.cast(resized, image.dtype)
-        if mirror:
-            image = tf.reverse(image, [2])
-        return [image if i == position else one for i, one in enumerate(inputs)]
+            size = tf.round(tf.cast(tf.shape(image)[1:3], tf.float32) * scale)
+            image = tf.image.resize(image, tf.cast(tf.maximum(size, 1.0), tf.int32), antialias=True)
+        return self._with_image(inputs, tf.reverse(image, [2]) if mirror else image)
 
     def _average(self, found: list[tf.Tensor]) -> tf.Tensor:
         size = tf.reduce_max([tf.shape(one)[2:] for one in found], axis=0)

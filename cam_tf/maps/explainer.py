@@ -15,7 +15,9 @@ from cam_tf.networks.anatomy import Layer, dissect
 from cam_tf.networks.graph import Value
 
 Inputs = Array | Sequence[Array] | Mapping[str, Array]
-_GIVEN = "given"  # the key of the compiled call that is told the class ids; others are the top k
+# The ways of selection, each with a traced call of its own: all classes; the top k and given ones;
+# and where XLA wants fixed numbers, given ones only (the top k has the number k for a key).
+_ALL, _SELECTED, _GIVEN = "all", "selected", "given"
 
 
 class Explainer(ABC):
@@ -35,7 +37,7 @@ class Explainer(ABC):
         jit_compile: compile with XLA. Default: where a GPU is visible (on the CPU it is slower).
         frozen: fold the weights into the compiled call as constants (batch normalisation into
             convolutions too), which is faster. The explainer then explains the model as it was when
-            it was first called, until ``refreeze()``.
+            it was first called, until ``refreeze()``. Not together with ``jit_compile=True``.
 
     Raises:
         TypeError: the model has no graph that can be read.
@@ -56,14 +58,21 @@ class Explainer(ABC):
         jit_compile: bool | None = None,
         frozen: bool = False,
     ):
-        if target is not None and output is None:
-            output = 0  # any: the target is a function of all of them
-        self.anatomy = dissect(model, layer, input=input, output=output)
+        if target is not None and not callable(target):
+            raise ValueError(
+                f"target={target!r}: expected a function of the model's output, such as "
+                "lambda scores: scores[:, 3] - scores[:, 5]."
+            )
+        if frozen and jit_compile:
+            raise ValueError("frozen=True and jit_compile=True do not go together: choose one.")
+        if jit_compile is None:
+            jit_compile = not frozen and bool(tf.config.list_logical_devices("GPU"))
+        self.anatomy = dissect(
+            model, layer, input=input, output=output, every_output=target is not None
+        )
         self.frozen = frozen
         self._target = target
-        if jit_compile is None:
-            jit_compile = bool(tf.config.list_logical_devices("GPU"))
-        self._jit_compile = jit_compile and not frozen
+        self._jit_compile = jit_compile
         self._compiled: dict[int | str, Callable] = {}
         self._check()
 
@@ -86,11 +95,23 @@ class Explainer(ABC):
         Args:
             inputs: the tensors of ``anatomy.inputs``.
             class_ids: (N, n) int32, or None.
-            top_k: without class ids, how many of the predicted classes; 0 means all classes.
+            top_k: how many of the predicted classes; with class ids None, 0 means all classes.
 
         Returns:
             What ``_result`` makes.
         """
+
+    def _image(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """The image among the inputs, in float32."""
+        return tf.cast(inputs[self.anatomy.inputs.index(self.anatomy.image)], tf.float32)
+
+    def _with_image(self, inputs: list[tf.Tensor], image: tf.Tensor) -> list[tf.Tensor]:
+        """The inputs with another image, cast (rounded where the model takes integers)."""
+        position = self.anatomy.inputs.index(self.anatomy.image)
+        dtype = inputs[position].dtype
+        if dtype.is_integer:
+            image = tf.clip_by_value(tf.round(image), float(dtype.min), float(dtype.max))
+        return [tf.cast(image, dtype) if i == position else one for i, one in enumerate(inputs)]
 
     def _forward(self, inputs, tape: tf.GradientTape | None = None) -> tuple:
         """One forward pass: the target maps (a list), the logits and the scores, all float32.
@@ -117,22 +138,30 @@ class Explainer(ABC):
     def _evaluate(self, given: Mapping[Value, tf.Tensor], intercept=None) -> tuple:
         """The logits and scores (N, C) that follow from given tensors."""
         parts = self.anatomy
+        found = parts.graph.run(given, parts.wanted, intercept)
         if self._target is None:
-            found = parts.graph.run(given, [parts.logits, parts.scores], intercept)
             return [tf.reshape(tf.cast(one, tf.float32), [-1, parts.classes]) for one in found]
-        outputs = parts.graph.run(given, parts.graph.outputs, intercept)
-        values = tf.cast(self._target(outputs if len(outputs) > 1 else outputs[0]), tf.float32)
-        values = values[:, None] if values.shape.rank == 1 else values
-        if values.shape.rank != 2:
+        try:
+            values = tf.cast(self._target(found if len(found) > 1 else found[0]), tf.float32)
+        except Exception as error:
+            raise ValueError(
+                f"target failed on the model's symbolic output: {error}. It must be made of "
+                "tensor operations (tf or keras.ops), without .numpy()."
+            ) from error
+        # Only what keeps the batch axis, whose length is not known yet, has a value for each image.
+        if values.shape.rank not in (1, 2) or values.shape[0] is not None:
             raise ValueError(
                 f"target returned shape {tuple(values.shape)}: expected (N,) or (N, m), a value "
                 "for each image, such as outputs[:, 3] - outputs[:, 5]."
             )
+        values = values[:, None] if values.shape.rank == 1 else values
         return [values, values]
 
     @staticmethod
-    def _select(logits: tf.Tensor, class_ids: tf.Tensor | None, top_k: int) -> tf.Tensor:
-        """Class ids (N, n): the given ones, the top k, or all of them."""
+    def _select(logits: tf.Tensor, class_ids: tf.Tensor | None, top_k: int | tf.Tensor):
+        """Class ids (N, n): the top k and the given ones, or all of them."""
+        if tf.is_tensor(top_k):
+            return tf.concat([tf.math.top_k(logits, top_k).indices, class_ids], axis=1)
         if class_ids is not None:
             return class_ids
         if top_k:
@@ -181,58 +210,80 @@ class Explainer(ABC):
         """
         top_k, batch_size = operator.index(top_k), operator.index(batch_size)
         inputs = self._check_inputs(images)
-        total, num_classes = len(inputs[0]), self.anatomy.classes
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: use at least 1.")
+        total = len(inputs[0])
+        class_ids, top_k = self._selection(classes, top_k, total)
+        arrays = [*inputs] if class_ids is None else [*inputs, tf.constant(class_ids)]
+        if total == 0:  # TensorFlow's CPU kernels fail on empty batches, so an image stands in
+            arrays = [tf.zeros([1, *one.shape[1:]], one.dtype) for one in arrays]
+        result = self._in_batches(arrays, top_k, batch_size)
+        return result if total else result[:0]
+
+    def _selection(self, classes: Classes, top_k: int, total: int) -> tuple:
+        """Class ids (N, m) and how many of the predicted classes come first; None for all."""
+        num_classes = self.anatomy.classes
         everything = isinstance(classes, str) and classes == ALL
         if self._target is not None:
             if classes is not None and not everything:
                 raise ValueError("classes belong to class scores; this explainer has a target.")
-            everything = True
-        elif classes is None and not 1 <= top_k <= num_classes:
-            raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
-        key = 0 if everything else top_k if classes is None else _GIVEN
-        given = list(inputs)
-        if key == _GIVEN:
-            given.append(tf.constant(select_classes(classes, total, num_classes)))
-        if total == 0:  # TensorFlow's CPU kernels fail on empty batches, so an image stands in
-            given = [tf.zeros([1, *one.shape[1:]], one.dtype) for one in given]
-        result = self._in_batches(self._function(key), given, batch_size)
-        return result if total else result[:0]
+            return None, 0
+        if classes is None:
+            if not 1 <= top_k <= num_classes:
+                raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
+            return np.zeros((total, 0), np.int32), top_k
+        if everything and not self.frozen:  # a frozen explainer has one graph, of one moment
+            return None, 0
+        return select_classes(classes, total, num_classes), 0
 
-    def _in_batches(self, explained: Callable, given: list, batch_size: int) -> Explanation:
-        image = given[self.anatomy.inputs.index(self.anatomy.image)]
+    def _in_batches(self, arrays: list, top_k: int, batch_size: int) -> Explanation:
+        everything = len(arrays) == len(self.anatomy.inputs)
+        if everything:
+            key = _ALL
+        elif self._jit_compile:  # XLA wants the number of classes to be fixed
+            key = top_k or _GIVEN
+        else:
+            key = _SELECTED
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(key)
+        rest = [tf.constant(top_k)] if key == _SELECTED else []
+        image = arrays[self.anatomy.inputs.index(self.anatomy.image)]
         parts = []
         for start in range(0, len(image), batch_size):
-            batch = given
+            batch = arrays
             if len(image) > batch_size:
-                batch = [one[start : start + batch_size] for one in given]
-            parts.append(Explanation(**explained(*batch), image_size=tuple(image.shape[1:-1])))
+                batch = [one[start : start + batch_size] for one in arrays]
+            explained = self._compiled[key](*batch, *rest)
+            parts.append(Explanation(**explained, image_size=tuple(image.shape[1:-1])))
         return Explanation.concatenate(parts)
 
-    def _function(self, key: int | str) -> Callable:
-        """The compiled call for given class ids, for all classes (0) or for the top k."""
-        if key not in self._compiled:
-            signature = [
-                tf.TensorSpec([None, *value.shape[1:]], value.symbol.dtype)
-                for value in self.anatomy.inputs
-            ]
-            if key == _GIVEN:
-                signature.append(tf.TensorSpec([None, None], tf.int32))
-            count = len(self.anatomy.inputs)
+    def _compile(self, key: int | str) -> Callable:
+        """Traces the call for one way of selection, for any batch size."""
+        signature = [
+            tf.TensorSpec([None, *value.shape[1:]], value.symbol.dtype)
+            for value in self.anatomy.inputs
+        ]
+        if key != _ALL:
+            signature.append(tf.TensorSpec([None, None], tf.int32))
+        if key == _SELECTED:
+            signature.append(tf.TensorSpec([], tf.int32))
+        count = len(self.anatomy.inputs)
 
-            def explain(*given):
-                class_ids = given[count] if key == _GIVEN else None
-                return self._explain(list(given[:count]), class_ids, 0 if key == _GIVEN else key)
+        def explain(*given):
+            inputs, (class_ids, top_k) = list(given[:count]), (*given[count:], None, None)[:2]
+            if key == _SELECTED:
+                return self._explain(inputs, class_ids, top_k)
+            if key in (_ALL, _GIVEN):
+                return self._explain(inputs, class_ids, 0)
+            return self._explain(inputs, None, key)
 
-            compiled = tf.function(
-                explain,
-                input_signature=signature,
-                autograph=False,  # as Keras itself runs layers
-                jit_compile=self._jit_compile or None,
-            ).get_concrete_function()
-            self._compiled[key] = freeze(compiled) if self.frozen else compiled
-        return self._compiled[key]
+        compiled = tf.function(
+            explain,
+            input_signature=signature,
+            autograph=False,  # as Keras itself runs layers
+            jit_compile=self._jit_compile or None,
+        ).get_concrete_function()
+        return freeze(compiled) if self.frozen else compiled
 
     def _check_inputs(self, images: Inputs) -> list[tf.Tensor]:
         every, wanted = self.anatomy.graph.inputs, self.anatomy.inputs
@@ -267,9 +318,15 @@ class Explainer(ABC):
                 raise ValueError(f"{wanted}; got {given}. " + (_CHANNELS if is_channel else _SIZE))
         if images.dtype.is_floating:
             _refuse_non_finite(images, what)
+            if value.symbol.dtype in _INTEGERS and tf.reduce_any(images != tf.round(images)):
+                raise ValueError(
+                    f"{wanted}, of {value.symbol.dtype}; got fractions, which a cast would cut "
+                    "off: pass the pixels as they were, 0..255."
+                )
         return tf.cast(images, value.symbol.dtype)
 
 
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 _SIZE = (
     "Resize them (cam_tf.resize_image), or build the network for any size: "
     "input_shape=(None, None, 3)."

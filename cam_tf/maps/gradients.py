@@ -51,19 +51,27 @@ class GradientExplainer(Explainer):
             gradients = self._gradients(tape, logits, ids, maps)
             return self._fuse([self.combine(*pair) for pair in zip(maps, gradients, strict=True)])
 
-        return self._result(self._for_classes(of_class, class_ids, maps), class_ids, scores, logits)
+        found = self._for_classes(of_class, tf.transpose(class_ids), maps)
+        return self._result(found, class_ids, scores, logits)
 
     @staticmethod
     def _gradients(tape, logits, ids, maps) -> list[tf.Tensor]:
         """The gradients of each image's class ``ids`` (N,) by the feature maps."""
         chosen = _SCALE * tf.one_hot(ids, tf.shape(logits)[1])
-        return [g / _SCALE for g in tape.gradient(logits, maps, output_gradients=chosen)]
+        gradients = tape.gradient(logits, maps, output_gradients=chosen)
+        if any(g is None for g in gradients):
+            raise ValueError(
+                "what is explained does not depend on the target layer in a way that can be "
+                "differentiated. Check target= and layer=, or use cam_tf.ScoreCAM, which needs no "
+                "gradient."
+            )
+        return [g / _SCALE for g in gradients]
 
-    def _for_classes(self, function, class_ids, maps) -> tf.Tensor:
-        """Stacks ``function(ids of the j-th class)`` over j: (N, n, ...); one loop in the graph."""
+    def _for_classes(self, function, of_each, maps) -> tf.Tensor:
+        """Stacks ``function(of_each[j])`` over the n classes j, in the graph: (N, n, ...)."""
         rank = maps[0].shape.rank - 2
         signature = tf.TensorSpec([None] * (rank + 1), tf.float32)
-        stacked = tf.map_fn(function, tf.transpose(class_ids), fn_output_signature=signature)
+        stacked = tf.map_fn(function, of_each, fn_output_signature=signature)
         return tf.transpose(stacked, [1, 0, *range(2, rank + 2)])
 
     def _fuse(self, parts: list[tf.Tensor]) -> tf.Tensor:
@@ -137,34 +145,47 @@ class SmoothGradCAMPlusPlus(GradCAMPlusPlus):
     def _explain(self, inputs, class_ids, top_k):
         maps, logits, scores = self._forward(inputs)
         class_ids = self._select(logits, class_ids, top_k)
-        position = self.anatomy.inputs.index(self.anatomy.image)
-        image = inputs[position]
+        image = self._image(inputs)
         pixels = list(range(1, image.shape.rank))
         spread = tf.reduce_max(image, pixels, True) - tf.reduce_min(image, pixels, True)
 
-        def of_class(ids):
-            def add_sample(i, sums):
-                noise = tf.random.stateless_normal(
-                    tf.shape(image), tf.stack([self._seed, i]), dtype=image.dtype
-                )
-                noisy = list(inputs)
-                noisy[position] = image + tf.cast(self._noise, image.dtype) * spread * noise
-                with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-                    noisy_maps, noisy_logits, _ = self._forward(noisy, tape)
-                gradients = self._gradients(tape, noisy_logits, ids, noisy_maps)
-                powers = [g**p for g in gradients for p in (1, 2, 3)]
-                return i + 1, [total + power for total, power in zip(sums, powers, strict=True)]
-
-            sums = [tf.zeros_like(one) for one in maps for _ in range(3)]
-            _, sums = tf.while_loop(
-                lambda i, sums: i < self._samples, add_sample, (0, sums), parallel_iterations=1
+        def add_sample(i, sums):
+            # One draw for all images: the map of an image does not depend on its batch.
+            seed = tf.stack([self._seed, i])
+            noise = self._noise * tf.random.stateless_normal(tf.shape(image)[1:], seed)
+            noisy = self._with_image(inputs, image + spread * noise)
+            with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+                noisy_maps, noisy_logits, _ = self._forward(noisy, tape)
+            powers = tf.map_fn(
+                lambda ids: self._powers(self._gradients(tape, noisy_logits, ids, noisy_maps)),
+                tf.transpose(class_ids),
+                fn_output_signature=[tf.TensorSpec(one.shape, tf.float32) for one in thrice],
             )
-            means = [total / self._samples for total in sums]
+            return i + 1, [total + power for total, power in zip(sums, powers, strict=True)]
+
+        thrice = [one for one in maps for _ in range(3)]
+        classes = tf.shape(class_ids)[1]
+        sums = [tf.repeat(tf.zeros_like(one)[None], classes, axis=0) for one in thrice]
+        shapes = [tf.TensorShape([None, *one.shape]) for one in thrice]
+        _, sums = tf.while_loop(
+            lambda i, sums: i < self._samples,
+            add_sample,
+            (0, sums),
+            shape_invariants=(tf.TensorShape([]), shapes),
+            parallel_iterations=1,
+        )
+
+        def of_class(means):
             moments = [means[i : i + 3] for i in range(0, len(means), 3)]
             pairs = zip(maps, moments, strict=True)
             return self._fuse([self.from_moments(one, *three) for one, three in pairs])
 
-        return self._result(self._for_classes(of_class, class_ids, maps), class_ids, scores, logits)
+        found = self._for_classes(of_class, [total / self._samples for total in sums], maps)
+        return self._result(found, class_ids, scores, logits)
+
+    @staticmethod
+    def _powers(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        return [g**power for g in gradients for power in (1, 2, 3)]
 
 
 class XGradCAM(GradientExplainer):

@@ -17,14 +17,13 @@ from cam_tf.maps.heatmaps import resize_maps
 class PerturbationExplainer(Explainer):
     """The base of maps that are sums of channels, weighted by the answers to perturbed passes.
 
-    A channel whose map is constant says nothing about a place: it has no weight and is not asked.
-
     Args:
         model, layer, input, output, target, jit_compile, frozen: see ``Explainer``. One layer.
-        batch_size: the number of perturbed passes in one chunk; it bounds the memory.
-        max_channels: ask only the channels whose maps vary most (by standard deviation);
-            ``result.details["kept_share"]`` then tells what share of the summed standard deviation
-            they hold, for each image. Default: all.
+        batch_size: the number of perturbed passes in one chunk; it bounds the memory. (In a call,
+            ``batch_size`` is the number of images, which are explained one after the other.)
+        max_channels: ask only the channels that matter most, by ``_importance``;
+            ``result.details["kept_share"]`` then tells what share of the summed importance they
+            hold, for each image. Default: all.
         progress: show a progress bar, in channels.
         relu: keep only positive evidence.
     """
@@ -59,6 +58,11 @@ class PerturbationExplainer(Explainer):
     def _context(self, inputs) -> list[tf.Tensor]:
         """The tensors (N, ...) that a perturbed pass needs besides the feature maps."""
         return inputs
+
+    @staticmethod
+    @abstractmethod
+    def _importance(maps) -> tf.Tensor:
+        """How much each channel of maps (hw, K) can matter, (K,); one of 0 is not asked."""
 
     @abstractmethod
     def _ask(self, context, maps, channels) -> tuple[tf.Tensor, tf.Tensor]:
@@ -108,8 +112,8 @@ class PerturbationExplainer(Explainer):
         return self._result(found, class_ids, scores, logits, kept_share=share)
 
     def _channels(self, maps) -> tuple[tf.Tensor, tf.Tensor]:
-        """The channels (m,) to ask about, in order, and their share of all variation."""
-        spread = tf.math.reduce_std(tf.reshape(maps, [-1, maps.shape[-1]]), axis=0)
+        """The channels (m,) to ask about, in order, and their share of all importance."""
+        spread = self._importance(tf.reshape(maps, [-1, maps.shape[-1]]))
         asked = tf.where(spread > 0)[:, 0]
         if self._max_channels is not None:
             count = tf.minimum(self._max_channels, tf.size(asked))
@@ -165,7 +169,8 @@ class ScoreCAM(PerturbationExplainer):
     """Score-CAM: each channel is weighed by the score of the image seen through its map.
 
     H_k = minmax(upsample(A_k)), S_k = f_c(X * H_k); ReLU(sum_k w_k A_k). The images are multiplied
-    as they are given to the model: what H_k hides of RGB 0..255 becomes black.
+    as they are given to the model: what H_k hides of RGB 0..255 becomes black. A channel whose map
+    is constant has no H_k: it has no weight and is not asked. Importance is standard deviation.
 
     Args:
         model, layer, batch_size, max_channels, progress, relu, input, output, target, jit_compile,
@@ -190,11 +195,14 @@ class ScoreCAM(PerturbationExplainer):
         self._weighting = weighting
         super().__init__(model, layer, **options)
 
+    @staticmethod
+    def _importance(maps):
+        return tf.math.reduce_std(maps, axis=0)
+
     def _ask(self, context, maps, channels):
-        position = self.anatomy.inputs.index(self.anatomy.image)
-        image = context[position]
+        image = self._image(context)
         masks = self._masks(maps, channels, tf.unstack(tf.shape(image)[1:-1]))
-        return self._score(context, position, image * tf.cast(masks, image.dtype))
+        return self._score(context, image * masks)
 
     @staticmethod
     def _masks(maps, channels, size) -> tf.Tensor:
@@ -206,13 +214,21 @@ class ScoreCAM(PerturbationExplainer):
         low, high = tf.reduce_min(masks, space, True), tf.reduce_max(masks, space, True)
         return tf.math.divide_no_nan(masks - low, high - low)[..., None]
 
-    def _score(self, context, position, images):
+    def _score(self, context, images):
         """The logits and scores of perturbed copies of one image, its other inputs repeated."""
-        given = [
-            images if i == position else tf.repeat(one, tf.shape(images)[0], axis=0)
-            for i, one in enumerate(context)
-        ]
-        return self._evaluate(self.anatomy.bind(given))
+        repeated = [tf.repeat(one, tf.shape(images)[0], axis=0) for one in context]
+        return self._evaluate(self.anatomy.bind(self._with_image(repeated, images)))
+
+    @staticmethod
+    def _mean(function, samples: int) -> list[tf.Tensor]:
+        """The mean of the logits and of the scores that ``function(i)`` returns."""
+
+        def add(i, sums):
+            return i + 1, [total + one for total, one in zip(sums, function(i), strict=True)]
+
+        first = list(function(tf.constant(0)))
+        _, sums = tf.while_loop(lambda i, sums: i < samples, add, (1, first), parallel_iterations=1)
+        return [total / samples for total in sums]
 
     def _weigh(self, logits, scores, logit):
         return tf.nn.softmax(logits, axis=0) if self._weighting == "softmax" else scores
@@ -237,33 +253,20 @@ class SSCAM(ScoreCAM):
         self._samples, self._noise, self._seed = samples, noise, seed
         super().__init__(model, layer, **options)
 
-    def _score(self, context, position, images):
+    def _score(self, context, images):
         space = list(range(1, images.shape.rank))
         spread = tf.reduce_max(images, space, True) - tf.reduce_min(images, space, True)
-        spread *= tf.cast(self._noise, images.dtype)
 
         def of_sample(i):
             # One draw for all channels: it does not depend on how they are cut into chunks.
             seed = tf.stack([self._seed, i])
-            noise = tf.random.stateless_normal(tf.shape(images)[1:], seed, dtype=images.dtype)
-            return super(SSCAM, self)._score(context, position, images + spread * noise)
+            noise = self._noise * tf.random.stateless_normal(tf.shape(images)[1:], seed)
+            return super(SSCAM, self)._score(context, images + spread * noise)
 
-        return self._mean(of_sample)
-
-    def _mean(self, function) -> list[tf.Tensor]:
-        """The mean of the logits and of the scores over samples."""
-
-        def add(i, sums):
-            return i + 1, [total + one for total, one in zip(sums, function(i), strict=True)]
-
-        first = list(function(tf.constant(0)))
-        _, sums = tf.while_loop(
-            lambda i, sums: i < self._samples, add, (1, first), parallel_iterations=1
-        )
-        return [total / self._samples for total in sums]
+        return self._mean(of_sample, self._samples)
 
 
-class ISCAM(SSCAM):
+class ISCAM(ScoreCAM):
     """IS-CAM: Score-CAM with each score averaged over masks of growing strength.
 
     S_k = (1/M) sum over i = 1..M of f_c(X * (i/M) H_k).
@@ -277,26 +280,34 @@ class ISCAM(SSCAM):
     """
 
     def __init__(self, model, layer=None, *, samples=10, **options):
-        super().__init__(model, layer, samples=samples, **options)
+        if samples < 1:
+            raise ValueError(f"samples={samples}: use at least 1.")
+        self._samples = samples
+        super().__init__(model, layer, **options)
 
-    def _score(self, context, position, images):
+    def _score(self, context, images):
         def of_step(i):
-            strength = tf.cast((i + 1) / self._samples, images.dtype)
-            return ScoreCAM._score(self, context, position, images * strength)
+            strength = tf.cast((i + 1) / self._samples, tf.float32)
+            return super(ISCAM, self)._score(context, images * strength)
 
-        return self._mean(of_step)
+        return self._mean(of_step, self._samples)
 
 
 class AblationCAM(PerturbationExplainer):
     """Ablation-CAM: w_k = (y - y_k) / y, where y_k is the score with channel k set to zero.
 
-    Only the network above the target layer is passed again, not the backbone below it.
+    Only the network above the target layer is passed again, not the backbone below it. A channel
+    that is zero everywhere has no weight and is not asked. Importance is the mean magnitude.
 
     Source: Desai and Ramaswamy, WACV 2020, equation 5.
     """
 
+    @staticmethod
+    def _importance(maps):
+        return tf.reduce_mean(tf.abs(maps), axis=0)
+
     def _beside(self):
-        return self.anatomy.graph.boundary(self.anatomy.feature_maps, self.anatomy.logits)
+        return self.anatomy.graph.boundary(self.anatomy.feature_maps, self.anatomy.wanted)
 
     def _context(self, inputs):
         return self.anatomy.graph.run(self.anatomy.bind(inputs), self._beside())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 from keras import layers as kl
+from keras import tree
 
-from cam_tf.networks.graph import Call, Graph, LinearPart, Value
+from cam_tf.networks.graph import Call, Graph, LinearPart, Value, is_stock
 from cam_tf.suggestions import did_you_mean
 
 Layer = str | kl.Layer
@@ -41,6 +42,12 @@ _RESHAPING = (kl.Flatten, kl.Reshape)
 _AFFINE_OPS = {"Add", "Subtract", "Concatenate", "Squeeze", "ExpandDims", "Cast", "Transpose"}
 _SCALING_OPS = {"Multiply", "Divide", "TrueDivide", "Negative"}
 _PROBABILITY_OPS = {"Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid"}
+_PROBABILITIES = (
+    keras.activations.softmax,
+    keras.activations.sigmoid,
+    keras.activations.log_softmax,
+    keras.activations.log_sigmoid,
+)
 _POOLING_OPS = {"Mean", "Max", "Amax"}
 
 
@@ -53,13 +60,14 @@ class Anatomy:
     Attributes:
         name: the model's name.
         graph: the model's calls, flattened.
-        inputs: the inputs that the scores depend on, the image's included.
+        inputs: the inputs that ``wanted`` depends on, the image's included.
         image: the image input, (N, H, W, channels).
         layers: the target feature maps, one or more, (N, h, w, K) each.
         pooled: the pooled maps (N, K), if the logits are an affine function of them, else None.
         obstacle: why there is none, in words.
         logits: (N, C), before softmax or sigmoid.
         scores: (N, C), the chosen output.
+        wanted: what a forward pass computes: logits and scores, or every output of the model.
     """
 
     name: str
@@ -71,6 +79,7 @@ class Anatomy:
     obstacle: str
     logits: Value
     scores: Value
+    wanted: tuple[Value, ...]
 
     @property
     def feature_maps(self) -> Value:
@@ -142,7 +151,7 @@ class Anatomy:
         if not (self.affine and isinstance(head, LinearPart)):
             return None
         value = self.logits.call.inputs[0]
-        while value is not self.pooled and isinstance(value.call.operation, _TRANSPARENT):
+        while value is not self.pooled and is_stock(value.call.operation, _TRANSPARENT):
             value = value.call.inputs[0]
         return head if value is self.pooled and len(value.shape) == 2 else None
 
@@ -162,6 +171,7 @@ def dissect(
     *,
     input: str | int | None = None,
     output: str | int | None = None,
+    every_output: bool = False,
 ) -> Anatomy:
     """Takes a classifier apart: the target feature maps, the logits and the CAM weights.
 
@@ -176,6 +186,8 @@ def dissect(
             models, "resnet50/conv5_block3_out"), one or several. Default: what is pooled.
         input: the name or index of the image input, where it cannot be told by its shape.
         output: the name or index of the class scores, where the model has several outputs.
+        every_output: prepare for targets that are functions of all outputs, whatever they are; the
+            outputs then stand for the class scores, and nothing is looked for behind them.
 
     Returns:
         The ``Anatomy``, with live weights.
@@ -187,26 +199,53 @@ def dissect(
             must be named.
     """
     graph = Graph(model)
-    scores = _chosen(graph.outputs, output, _names_of_outputs(graph), "output", "class scores")
     image = _image_input(graph, input)
-    logits = _find_logits(graph, scores)
     on_the_way = graph.downstream(image)
+    pooled, obstacle = None, "its target is a function of all outputs"
+    if every_output:
+        logits = scores = graph.outputs[0]
+        wanted = tuple(graph.outputs)
+    else:
+        scores = _chosen(graph.outputs, output, _names_of_outputs(graph), "output", "class scores")
+        _require_class_scores(model, scores)
+        logits = _find_logits(graph, scores)
+        wanted = (logits, scores)
+        pooled, obstacle = _affine_head(logits, on_the_way)
     calls = [
         call
-        for call in graph.needed(graph.inputs, [logits])
+        for call in graph.needed(graph.inputs, wanted)
         if not on_the_way.isdisjoint(call.inputs)
     ]
     _require_channels_last(model, calls)
-    pooled, obstacle = _affine_head(logits, on_the_way)
-    default = pooled.call.inputs[0] if pooled is not None else _last_maps(model, calls)
+    default = pooled.call.inputs[0] if pooled is not None else None
+    if default is None and layer is None:
+        default = _last_maps(model, graph, calls, image)
     targets = _targets(graph, layer, default, calls, image)
     if targets != (default,):
         pooled = None
-        obstacle = f"the maps of layer {targets[0].call.path!r} are not what the model pools"
+        obstacle = f"the maps of layer {_written(targets[0])} are not what the model pools"
     inputs = tuple(
-        value for value in graph.inputs if value is image or scores in graph.downstream(value)
+        value
+        for value in graph.inputs
+        if value is image or not graph.downstream(value).isdisjoint(wanted)
     )
-    return Anatomy(model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores)
+    return Anatomy(
+        model.name, graph, inputs, image, targets, pooled, obstacle, logits, scores, wanted
+    )
+
+
+def _written(value: Value | None) -> str:
+    """What makes a value, for messages."""
+    return repr(value.call.path) if value is not None and value.call else "the input"
+
+
+def _require_class_scores(model: keras.Model, scores: Value) -> None:
+    if len(scores.shape) < 2 or not _is_point(scores):
+        raise ValueError(
+            f"the output of {model.name!r} has shape {scores.shape}, which is not class scores "
+            "(N, C). Name another with output=, or say what to explain with target=, for example "
+            "cam_tf.GradCAM(model, layer=..., target=lambda y: keras.ops.mean(y[..., 1], (1, 2)))."
+        )
 
 
 def _require_channels_last(model: keras.Model, calls: list[Call]) -> None:
@@ -222,8 +261,8 @@ def _require_channels_last(model: keras.Model, calls: list[Call]) -> None:
 def _names_of_outputs(graph: Graph) -> list[str]:
     """The names of the layers that make the outputs, or the keys of a dictionary of outputs."""
     struct = graph.function._outputs_struct
-    if isinstance(struct, dict):
-        return list(struct)
+    if isinstance(struct, dict):  # flattened in the order of its keys, not as it was written
+        return tree.flatten({key: key for key in struct})
     return [value.call.path if value.call else "input" for value in graph.outputs]
 
 
@@ -268,21 +307,23 @@ def _is_point(value: Value) -> bool:
 
 
 def _find_logits(graph: Graph, scores: Value) -> Value:
-    """Goes back from the scores to what softmax or sigmoid was given."""
+    """Goes back from the scores to what softmax or sigmoid was given, if they end in one."""
     value = scores
     while (call := value.call) is not None:
         operation = call.operation
-        if isinstance(operation, kl.Softmax) or _kind(call) in _PROBABILITY_OPS:
+        activation = getattr(operation, "activation", None)
+        if is_stock(operation, [kl.Softmax]) or _kind(call) in _PROBABILITY_OPS:
             return call.inputs[0]
-        if isinstance(operation, kl.Activation) and not _is_linear(operation):
+        if is_stock(operation, (kl.Dense, *_CONVOLUTIONS, kl.EinsumDense)):
+            known = activation in (None, keras.activations.linear, *_PROBABILITIES)
+            return graph.split_activation(value) if known else scores
+        if is_stock(operation, [kl.Activation]) and activation in _PROBABILITIES:
             return call.inputs[0]
-        own = isinstance(operation, (kl.Dense, *_CONVOLUTIONS, kl.EinsumDense))
-        if own:
-            return graph.split_activation(value)
         # A reshaping or an identity may stand between the scores and the activation.
-        passes = isinstance(operation, (*_TRANSPARENT, *_RESHAPING, kl.Activation))
+        passes = is_stock(operation, (*_TRANSPARENT, *_RESHAPING))
+        passes = passes or (is_stock(operation, [kl.Activation]) and _is_linear(operation))
         if not passes and _kind(call) not in ("Squeeze", "Cast"):
-            break
+            return scores
         value = call.inputs[0]
     return scores
 
@@ -309,9 +350,9 @@ def _affine_head(value: Value, on_the_way: set[Value]) -> tuple[Value | None, st
 
 def _is_pooling(call: Call) -> bool:
     operation = call.operation
-    if isinstance(operation, _GLOBAL_POOLING):
+    if is_stock(operation, _GLOBAL_POOLING):
         return True
-    if isinstance(operation, _WINDOW_POOLING):  # a window over the whole map
+    if is_stock(operation, _WINDOW_POOLING):  # a window over the whole map
         before, after = call.inputs[0], call.outputs[0]
         size = getattr(operation, "pool_size", None) or before.shape[1:-1]
         return _is_point(after) and tuple(size) == before.shape[1:-1]
@@ -326,15 +367,15 @@ def _is_affine(call: Call) -> bool:
     operation = call.operation
     if isinstance(operation, LinearPart):
         return operation.is_matrix and _is_point(call.inputs[0])
-    if isinstance(operation, _AFFINE):
+    if is_stock(operation, _AFFINE):
         return True
-    if isinstance(operation, kl.Dense):
+    if is_stock(operation, [kl.Dense]):
         return _is_linear(operation) and operation.quantization_mode is None
-    if isinstance(operation, kl.Activation):
+    if is_stock(operation, [kl.Activation]):
         return _is_linear(operation)
-    if isinstance(operation, _CONVOLUTIONS):
+    if is_stock(operation, _CONVOLUTIONS):
         return _is_linear(operation) and _is_point(call.inputs[0])
-    if isinstance(operation, _RESHAPING) or _kind(call) == "Reshape":
+    if is_stock(operation, _RESHAPING) or _kind(call) == "Reshape":
         return _is_point(call.inputs[0])
     if _kind(call) in _SCALING_OPS:
         first = call.args[0] if call.args else None
@@ -344,57 +385,74 @@ def _is_affine(call: Call) -> bool:
 
 def _is_spatial_end(call: Call) -> bool:
     """Whether a call takes away the spatial axes: pooling, flattening, a full convolution."""
+    if isinstance(call.operation, kl.TimeDistributed):  # of each frame
+        return is_stock(call.operation.layer, _GLOBAL_POOLING)
     before, after = call.inputs[0], call.outputs[0]
     return 3 <= len(before.shape) <= 5 and not _is_point(before) and _is_point(after)
 
 
-def _last_maps(model: keras.Model, calls: list[Call]) -> Value:
-    """The last tensor with spatial axes on the way to the logits, of a head that is not affine."""
-    for call in reversed(calls):
-        if _is_pooling(call) or _is_spatial_end(call):
-            return call.inputs[0]
+def _last_maps(model: keras.Model, graph: Graph, calls: list[Call], image: Value) -> Value:
+    """The last maps on the way to the outputs, of a head that is not affine.
+
+    Those that nothing with spatial axes follows; maps with as many axes as the image are preferred
+    to sequences made of them.
+    """
+    ends = [call for call in reversed(calls) if _is_pooling(call) or _is_spatial_end(call)]
+    found = list(dict.fromkeys(call.inputs[0] for call in ends))
+    found = [one for one in found if len(one.shape) == len(image.shape)] or found
+    for one in found:
+        after = graph.downstream(one)
+        if not any(other in after for other in found if other is not one):
+            if one is not image:
+                return one
+            raise ValueError(
+                f"{model.name!r} goes from the image to no maps in one step, "
+                f"{ends[0].path!r}, whose inside cannot be read. Restructure it as a Functional "
+                "model, or name a target layer that can be read with layer=."
+            )
     raise ValueError(
-        f"{model.name!r} has no feature maps: nothing on the way from {calls[0].inputs[0].shape} "
-        "to its scores has spatial axes (N, h, w, K) and then loses them. Maps need a "
-        "convolutional classifier."
-        if calls
-        else f"the scores of {model.name!r} do not depend on the image input."
+        f"{model.name!r} has no feature maps: nothing on the way from the image {image.shape} to "
+        "its outputs has spatial axes (N, h, w, K) and then loses them. Maps need a convolutional "
+        "classifier; for other networks name layer= and target=."
     )
 
 
 def _targets(graph, layer, default: Value, calls: list[Call], image: Value) -> tuple[Value, ...]:
     if layer is None:
         return (default,)
-    wanted = [layer] if isinstance(layer, (str, kl.Layer)) else list(layer)
-    if not wanted:
-        raise ValueError("layer=[] names no layer: leave it out for the maps that are pooled.")
+    wanted = [layer] if isinstance(layer, (str, kl.Layer)) else layer
+    if not isinstance(wanted, (list, tuple)) or not wanted:
+        raise ValueError(f"layer={layer!r}: expected a layer's name, or a list of names.")
     computed = {value for call in calls for value in call.outputs} | {image}
     return tuple(_target(graph, one, computed, default) for one in wanted)
 
 
-def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value) -> Value:
+def _target(graph: Graph, layer: Layer, computed: set[Value], default: Value | None) -> Value:
     name = layer.name if isinstance(layer, kl.Layer) else layer
-    pooled = repr(default.call.path) if default.call else "the input"
-    found = [path for path in graph.named if path == name or path.endswith(f"/{name}")]
-    if not found:
+    hint = f" The maps that it pools are those of {_written(default)}." if default else ""
+    calls = {
+        path: [values for operation, values in made if operation is layer or layer == name]
+        for path, made in graph.named.items()
+        if path == name or path.endswith(f"/{name}")
+    }
+    returned = [value for values in calls.values() for each in values for value in each]
+    if not returned:
         short = {path.rpartition("/")[2] for path in graph.named}
-        raise ValueError(
-            f"the model has no layer {name!r}.{did_you_mean(name, short)} The maps that it pools "
-            f"are those of {pooled}."
-        )
-    returned = [value for path in found for values in graph.named[path] for value in values]
-    if len(returned) > 1:
-        raise ValueError(
-            f"layer {name!r} stands for {len(returned)} tensors ({', '.join(found)}): give the "
-            "whole path of one that is called once."
-        )
-    (value,) = returned
-    after = value is not default and value in graph.downstream(default)
-    if after or not 3 <= len(value.shape) <= 5:
-        raise ValueError(
-            f"layer {name!r} returns shape {value.shape}, without spatial axes: it stands after "
-            f"the pooling. Choose a layer before it, such as {pooled}."
-        )
-    if value not in computed:
+        raise ValueError(f"the model has no layer {name!r}.{did_you_mean(name, short)}{hint}")
+    used = [value for value in returned if value in computed]
+    if not used:
         raise ValueError(f"the scores do not depend on layer {name!r} by way of the image.")
+    if len(used) > 1:
+        raise ValueError(
+            f"layer {name!r} stands for {len(used)} tensors ({', '.join(calls)}): give the whole "
+            "path of one that is called once."
+        )
+    (value,) = used
+    after = default is not None and value is not default and value in graph.downstream(default)
+    if after or not 3 <= len(value.shape) <= 5:
+        where = "it stands after the pooling" if after else "it is no map"
+        raise ValueError(
+            f"layer {name!r} returns shape {value.shape}, without spatial axes: {where}. Choose a "
+            f"layer before it.{hint}"
+        )
     return value

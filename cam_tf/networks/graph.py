@@ -7,6 +7,7 @@ on real tensors. A subclassed model is first run on symbolic tensors, and what t
 layers is taken out again. Weights are shared and the user's model is not touched.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ class Graph:
 
     Attributes:
         calls: the calls, nested models' included.
-        named: path of a layer or nested model -> what it returns, once for each time it is called.
+        named: path of a layer or nested model -> (layer, what it returns) for each of its calls.
         inputs: the model's inputs, flat.
         outputs: the model's outputs, flat.
 
@@ -80,7 +81,7 @@ class Graph:
     def __init__(self, model: keras.Model):
         function = as_functional(model) or _traced(model)
         self.calls: list[Call] = []
-        self.named: dict[str, list[list[Value]]] = {}
+        self.named: dict[str, list[tuple[keras.Operation, list[Value]]]] = {}
         self._values = {id(tensor): Value(tensor) for tensor in function.inputs}
         self.inputs = list(self._values.values())
         self._list_calls(function, self._values, prefix="")
@@ -101,7 +102,7 @@ class Graph:
             (node.arguments.args, node.arguments.kwargs),
         )
         path = prefix + node.operation.name
-        nested = as_functional(node.operation)
+        nested = _readable(node.operation)
         if nested is None:
             outputs = self._append(node.operation, path, args, kwargs, node.outputs)
         else:
@@ -112,7 +113,7 @@ class Graph:
             }
             self._list_calls(nested, inner, prefix=f"{path}/")
             outputs = [inner[id(tensor)] for tensor in nested.outputs]
-        self.named.setdefault(path, []).append(outputs)
+        self.named.setdefault(path, []).append((node.operation, outputs))
         values.update(zip(map(id, node.outputs), outputs, strict=True))
 
     def _append(self, operation, path, args, kwargs, symbols) -> list[Value]:
@@ -182,15 +183,15 @@ class Graph:
                 pending += [value for value in call.inputs if value not in known]
         return [call for call in self.calls if call in needed]
 
-    def boundary(self, source: Value, wanted: Value) -> list[Value]:
+    def boundary(self, source: Value, wanted: Sequence[Value]) -> list[Value]:
         """What else than ``source`` has to be known to compute ``wanted`` from it."""
         dependent = self.downstream(source)
         calls = [
             call
-            for call in self.needed(self.inputs, [wanted])
+            for call in self.needed(self.inputs, wanted)
             if call.outputs[0] in dependent and source not in call.outputs
         ]
-        inputs = dict.fromkeys(value for call in calls for value in call.inputs)
+        inputs = dict.fromkeys([value for call in calls for value in call.inputs] + [*wanted])
         return [value for value in inputs if value not in dependent]
 
     def downstream(self, source: Value) -> set[Value]:
@@ -202,8 +203,19 @@ class Graph:
         return reached
 
 
+def is_stock(operation: Any, classes: Sequence[type]) -> bool:
+    """Whether an operation is of one of these classes, and computes what they compute.
+
+    A subclass with a ``call`` of its own may do anything.
+    """
+    return any(isinstance(operation, one) and type(operation).call is one.call for one in classes)
+
+
 class LinearPart:
-    """A layer without its activation; a dense layer or a 1x1 convolution computes in float32."""
+    """A Keras layer without its activation; a dense layer or 1x1 convolution computes in float32.
+
+    Of other layers the activation is set aside while they are traced, and put back.
+    """
 
     def __init__(self, layer: keras.layers.Layer):
         self.layer = layer
@@ -238,6 +250,15 @@ def as_functional(operation: Any) -> keras.Model | None:
     # A subclass of Functional with a call of its own does something that its graph does not show.
     readable = isinstance(operation, _Functional) and type(operation).call is _Functional.call
     return operation if readable else None
+
+
+def _readable(operation: Any) -> keras.Model | None:
+    """The Functional model that a nested model is or amounts to; None for layers and the opaque."""
+    functional = as_functional(operation)
+    if functional is None and isinstance(operation, keras.Model):
+        with contextlib.suppress(TypeError):
+            functional = _traced(operation)
+    return functional
 
 
 def _traced(model: keras.Model) -> keras.Model:

@@ -270,7 +270,8 @@ def test_a_layer_object_and_the_input_itself(rng):
         ("lst", "no layer 'lst'.*'last'.*The maps that it pools are those of 'middle/inner.v1/las"),
         ("conv", r"'conv' stands for 2 tensors \(.*middle/inner.v1/conv.*whole path"),
         ("gap", r"'gap' returns shape \(None, 5\), without spatial axes: it stands after"),
-        ([], "names no layer"),
+        ([], "expected a layer's name, or a list of names"),
+        (-1, "expected a layer's name, or a list of names"),
         (["last", "nothing"], "no layer 'nothing'"),
     ],
 )
@@ -402,7 +403,7 @@ def test_no_spatial_maps_at_all():
         cam_tf.GradCAM(model)
     image = keras.Input((6, 6, 3))
     segmenter = keras.Model(image, L.Conv2D(2, 1, activation="softmax")(image), name="segmenter")
-    with pytest.raises(ValueError, match="'segmenter' has no feature maps"):
+    with pytest.raises(ValueError, match=r"'segmenter' has shape .* not class scores.*target="):
         cam_tf.GradCAM(segmenter)
 
 
@@ -416,3 +417,114 @@ def test_a_quantized_dense_layer_is_not_read_as_plain_weights(rng):
     np.testing.assert_allclose(after.maps, before.maps, atol=0.02 * before.maps.max())
     with pytest.raises(ValueError, match="no exact class activation map"):
         cam_tf.CAM(model)
+
+
+def test_dictionary_outputs_are_named_whatever_their_order(rng):
+    image = keras.Input((6, 6, 3))
+    pooled = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(image))
+    model = keras.Model(image, {"z": L.Dense(3)(pooled), "a": L.Dense(5)(pooled)})
+    images = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    for name, classes in (("z", 3), ("a", 5)):
+        result = cam_tf.CAM(model, output=name)(images, "all")
+        assert result.logits.shape == (2, classes)
+        np.testing.assert_allclose(result.logits, model(images)[name], rtol=1e-5, atol=1e-6)
+
+
+class _Cosine(L.Dense):
+    """A dense layer in name only."""
+
+    def call(self, inputs, training=None):
+        unit = keras.ops.normalize(inputs, axis=-1)
+        return keras.ops.matmul(unit, keras.ops.normalize(self.kernel, axis=0))
+
+
+def test_a_subclass_with_a_call_of_its_own_is_not_taken_for_its_base(rng):
+    model = _model(_chain(_Cosine(3, name="cosine")), rng)
+    images = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"'cosine' \(_Cosine\) stands between"):
+        cam_tf.CAM(model)
+    result = cam_tf.GradCAM(model)(images, "all")
+    np.testing.assert_allclose(result.logits, model(images), rtol=1e-5, atol=1e-6)
+
+
+def test_an_activation_that_gives_no_probabilities_stays(rng):
+    images = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    for end in ([L.Dense(3), L.Activation("relu")], [L.Dense(3), L.ReLU()], [L.Dense(3, "relu")]):
+        model = _model(_chain(*end), rng)
+        result = cam_tf.GradCAM(model)(images, "all")
+        np.testing.assert_allclose(result.logits, model(images), rtol=1e-5, atol=1e-6)
+    model = _model(_chain(L.Dense(3, "softmax"), L.Activation("linear")), rng)
+    result = cam_tf.CAM(model)(images, "all")
+    np.testing.assert_allclose(result.scores, model(images), rtol=1e-5, atol=1e-6)
+
+
+class _Backbone(keras.Model):
+    """A subclassed model that pools its own maps."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.pool = L.Conv2D(4, 3, name="inner"), L.GlobalAveragePooling2D()
+
+    def call(self, images):
+        return self.pool(self.conv(images))
+
+
+def test_a_nested_subclassed_model_is_opened(rng):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, L.Dense(3)(_Backbone(name="mine")(image)))
+    images = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    cam = cam_tf.CAM(model)
+    assert "mine/inner" in repr(cam)
+    result = cam(images, "all")
+    np.testing.assert_allclose(result.logits, model(images), rtol=1e-5, atol=1e-6)
+
+
+class _Opaque(L.Layer):
+    """A layer that goes from the image to pooled features in one step."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.conv, self.pool = L.Conv2D(4, 3), L.GlobalAveragePooling2D()
+
+    def build(self, shape):
+        self.conv.build(shape)
+
+    def call(self, images):
+        return self.pool(self.conv(images))
+
+
+def test_the_image_itself_is_never_taken_for_the_maps(rng):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, L.Dense(3)(_Opaque(name="opaque")(image)))
+    with pytest.raises(ValueError, match="'opaque', whose inside cannot be read"):
+        cam_tf.GradCAM(model)
+
+
+def test_frames_keep_their_spatial_axes(rng):
+    video = keras.Input((3, 8, 8, 3))
+    maps = L.TimeDistributed(L.Conv2D(4, 3), name="frames")(video)
+    pooled = L.GlobalAveragePooling1D()(L.TimeDistributed(L.GlobalAveragePooling2D())(maps))
+    model = keras.Model(video, L.Dense(2, "relu")(L.Dense(5, "relu")(pooled)))
+    assert "'frames'" in repr(cam_tf.GradCAM(model))
+
+
+def test_of_two_scales_the_deeper_is_the_target():
+    image = keras.Input((12, 12, 3))
+    fine = L.Conv2D(4, 3, name="fine")(image)
+    deep = L.Conv2D(4, 3, name="deep")(fine)
+    pooled = [L.GlobalAveragePooling2D()(one) for one in (deep, fine)]
+    model = keras.Model(image, L.Dense(2)(L.Concatenate()(pooled)))
+    assert "'deep'" in repr(cam_tf.GradCAM(model))
+
+
+def test_a_shared_backbone_is_told_apart_by_the_input(rng):
+    backbone = keras.Sequential([keras.Input((6, 6, 3)), L.Conv2D(4, 3, name="top")], name="emb")
+    left, right = keras.Input((6, 6, 3), name="l"), keras.Input((6, 6, 3), name="r")
+    pooled = [L.GlobalAveragePooling2D()(backbone(one)) for one in (left, right)]
+    model = keras.Model([left, right], L.Dense(2)(L.Concatenate()(pooled)))
+    images = rng.normal(size=(2, 2, 6, 6, 3)).astype(np.float32)
+    named = cam_tf.GradCAM(model, "emb/top", input="l")(list(images), "all")
+    default = cam_tf.GradCAM(model, input="l")(list(images), "all")
+    np.testing.assert_array_equal(named.maps, default.maps)
+    with pytest.raises(ValueError, match="no layer 'top'"):
+        cam_tf.GradCAM(model, L.Conv2D(4, 3, name="top"), input="l")
