@@ -17,13 +17,14 @@ import argparse
 import os
 import random
 import statistics
-import threading
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import psutil
 import tensorflow as tf
 
 import cam_tf
@@ -38,7 +39,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--perturbations", action="store_true")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process of its own for its memory
     arguments = parser.parse_args()
+    if arguments.peak_of:
+        _print_peak(arguments.peak_of)
+        return
     print(f"TensorFlow {tf.__version__}, {_devices()}, {arguments.rounds} rounds")
     if arguments.perturbations:
         for name in arguments.models or ["MobileNetV2"]:
@@ -136,7 +141,7 @@ def _print_block(name: str, batch: int, times: dict[str, list[float]]) -> None:
         print(f"{'':36} {candidate:24} {middle:5.2f} [{low:.2f}, {high:.2f}]", flush=True)
 
 
-def _perturbations(name: str) -> None:
+def _perturbations(name: str, rounds: int = 3) -> None:
     """One image: K perturbed passes in chunks of 32, against K images through the forward pass."""
     model = cam_tf.build_classifier(name, weights=None)
     images = tf.random.stateless_uniform((32, *model.input_shape[1:]), (0, 0), 0, 255)
@@ -147,44 +152,48 @@ def _perturbations(name: str) -> None:
         for _ in range(-(-channels // 32)):
             forward(images)
 
-    forward(images)
-    before = psutil.Process().memory_info().rss
-    print(f"{name}: K = {channels} channels; {before / 1e9:.2f} GB resident before")
     explainers = {
         "ScoreCAM": cam_tf.ScoreCAM(model),
         "ScoreCAM frozen": cam_tf.ScoreCAM(model, frozen=True),
         "ScoreCAM 10 % of channels": cam_tf.ScoreCAM(model, max_channels=channels // 10),
         "AblationCAM": cam_tf.AblationCAM(model),
     }
-    for explainer in explainers.values():
-        explainer(images[:1])
-    for _ in range(3):
-        base, _ = _timed(passes)
-        for method, explainer in explainers.items():
-            seconds, peak = _timed(lambda explainer=explainer: explainer(images[:1]).maps.numpy())
-            print(
-                f"  {method:26} {seconds / base:5.2f} x {channels} forward passes "
-                f"({base:.1f} s), peak {peak / 1e9:.2f} GB resident",
-                flush=True,
-            )
+    for run in (passes, *(lambda one=one: one(images[:1]) for one in explainers.values())):
+        run()
+    print(f"{name}: one image, K = {channels} channels, in units of K forward passes")
+    for _ in range(rounds):
+        base = _seconds(passes)
+        shares = [
+            f"{method} {_seconds(lambda one=one: one(images[:1]).maps.numpy()) / base:.2f}"
+            for method, one in explainers.items()
+        ]
+        print(f"  {base:.1f} s; " + ", ".join(shares), flush=True)
+    command = [sys.executable, __file__, "--peak-of", name]
+    print(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
-def _timed(run) -> tuple[float, int]:
-    """The seconds that a call takes, and the most memory that the process held meanwhile."""
-    process, peak, done = psutil.Process(), [0], threading.Event()
+def _print_peak(name: str) -> None:
+    model = cam_tf.build_classifier(name, weights=None)
+    image = tf.random.stateless_uniform((1, *model.input_shape[1:]), (0, 0), 0, 255)
+    before = _peak_gigabytes()
+    cam_tf.ScoreCAM(model)(image)
+    print(
+        f"  ScoreCAM in a process of its own: peak {_peak_gigabytes():.2f} GB, of which "
+        f"{before:.2f} before it was made (TensorFlow and the model)"
+    )
 
-    def watch():
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def _peak_gigabytes() -> float:
+    """The most memory that this process has held (Linux; getrusage counts the parent's too)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1e6
+
+
+def _seconds(run) -> float:
     start = time.perf_counter()
     run()
-    seconds = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return seconds, peak[0]
+    return time.perf_counter() - start
 
 
 def _devices() -> str:
