@@ -14,6 +14,7 @@ _PUBLIC = {
     "cam_tf.networks.anatomy": ["Anatomy", "dissect"],
     "cam_tf.networks.applications": ["list_backbones"],
     "cam_tf.networks.classifier": ["UntrainedHeadWarning", "build_classifier", "cam_model"],
+    "cam_tf.networks.stride": ["with_output_stride"],
     "cam_tf.networks.efficientnet_lite": [
         "EfficientNetLite0",
         "EfficientNetLite1",
@@ -34,7 +35,7 @@ _PUBLIC = {
     ],
     "cam_tf.maps.perturbations": ["AblationCAM", "ISCAM", "SSCAM", "ScoreCAM"],
     "cam_tf.maps.heatmaps": ["BlankMapWarning", "heatmaps"],
-    "cam_tf.localization.boxes": ["boxes"],
+    "cam_tf.localization.boxes": ["Boxes", "boxes", "boxes_in_graph", "masks"],
     "cam_tf.datasets.images": [
         "ImageError",
         "demo_photos",

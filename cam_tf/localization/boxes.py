@@ -170,7 +170,7 @@ def _largest_mask(kept: np.ndarray) -> np.ndarray:
 
 def _relative(stats: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """From rows that begin x, y, width, height in pixels to relative boxes (m, 4)."""
-    x, y, width, height = np.reshape(stats, (len(stats), -1))[:, :4].T
+    x, y, width, height = stats[:, :4].T
     rows, columns = shape
     edges = (y / rows, x / columns, (y + height) / rows, (x + width) / columns)
     return np.stack(edges, axis=-1).astype(np.float32)

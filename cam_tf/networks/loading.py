@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from cam_tf.datasets.images import resize_image
+from cam_tf.networks import stride  # noqa: F401 - registers the layers of dense models
 from cam_tf.networks.applications import BACKBONES, find_backbone, find_preprocessing
 from cam_tf.networks.classifier import UntrainedHeadWarning, build_classifier
 

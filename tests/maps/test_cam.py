@@ -239,3 +239,37 @@ def test_the_explanation_is_plain_data(tiny_model, tiny_image):
     with pytest.raises(IndexError):
         result[2]
     assert repr(result).startswith("Explanation(maps=(2, 3, 2, 2), class_ids=[[0, 1, 2], [0, 1")
+
+
+def test_flipped_and_scaled_views_are_averaged(rng):
+    image = keras.Input((None, None, 3))
+    maps = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(pooled))
+    images = rng.uniform(0, 1, (2, 8, 6, 3)).astype(np.float32)
+    plain = cam_tf.CAM(model)
+    mirrored = plain(images[:, :, ::-1], "all").numpy()
+    straight = plain(images, "all").numpy()
+    result = cam_tf.CAM(model, flip=True)(images, "all").numpy()
+    np.testing.assert_allclose(
+        result.maps, (straight.maps + mirrored.maps[..., ::-1]) / 2, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(result.logits, (straight.logits + mirrored.logits) / 2, rtol=1e-5)
+    larger = plain(tf.image.resize(images, (16, 12), antialias=True), "all").numpy()
+    result = cam_tf.CAM(model, scales=(1.0, 2.0))(images, "all").numpy()
+    small = tf.image.resize(np.moveaxis(straight.maps, 1, -1), (16, 12))
+    expected = (np.moveaxis(small.numpy(), -1, 1) + larger.maps) / 2
+    np.testing.assert_allclose(result.maps, expected, rtol=1e-4, atol=1e-5)
+    assert result.image_size == (8, 6)
+    top = cam_tf.CAM(model, scales=(1.0, 2.0), flip=True)(images, top_k=2).numpy()
+    assert top.maps.shape == (2, 2, 16, 12)
+
+
+def test_views_that_a_model_cannot_have(tiny_model):
+    with pytest.raises(ValueError, match="expected positive shares"):
+        cam_tf.CAM(tiny_model, scales=(0.0,))
+    image = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    fixed = keras.Model(image, keras.layers.Dense(2)(pooled))
+    with pytest.raises(ValueError, match=r"build it with input_shape=\(None, None, 3\)"):
+        cam_tf.CAM(fixed, scales=(1.0, 1.5))
