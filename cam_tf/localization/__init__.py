@@ -1,1 +1,17 @@
-"""Localization: boxes from maps."""
+"""Localization: boxes from maps, and the metrics that the field reports."""
+
+from cam_tf.localization.max_box_acc import MaxBoxAcc
+from cam_tf.localization.metrics import GTKnown, LocalizationError, StreamingMetric
+from cam_tf.localization.pixel_metrics import EnergyPointingGame, PointingGame, PxAP
+from cam_tf.localization.score_maps import score_maps
+
+__all__ = [
+    "EnergyPointingGame",
+    "GTKnown",
+    "LocalizationError",
+    "MaxBoxAcc",
+    "PointingGame",
+    "PxAP",
+    "StreamingMetric",
+    "score_maps",
+]
