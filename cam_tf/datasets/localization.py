@@ -15,6 +15,7 @@ import functools
 import hashlib
 import io
 import xml.etree.ElementTree as ElementTree
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ class _Frame(NamedTuple):
         return self.cut(resized).astype(bool)
 
 
-class LocalizationData:
+class LocalizationData(ABC):
     """Examples from anywhere. ``report`` says which records were left out.
 
     A subclass gives ``_elements`` (a data set of tuples of tensors) and ``_example`` (from the
@@ -157,11 +158,13 @@ class LocalizationData:
         self.strict = strict
         self.has_masks = has_masks
 
+    @abstractmethod
     def _elements(self) -> tf.data.Dataset:
-        raise NotImplementedError
+        """The data set of tuples of tensors, one for each example."""
 
+    @abstractmethod
     def _example(self, *values) -> Example:
-        raise NotImplementedError
+        """From the NumPy values of one tuple to an ``Example``."""
 
     def dataset(
         self,
