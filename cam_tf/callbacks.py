@@ -23,7 +23,7 @@ class LocalizationCallback(keras.callbacks.Callback):
     ``History``, ``CSVLogger``, ``TensorBoard``, ``EarlyStopping(monitor="val_loc_maxboxaccv2",
     mode="max")`` and ``ModelCheckpoint`` see them, if they come after it in the list of callbacks.
     Boxes follow the paper's 20 % rule. The explainer is compiled once and explains the live
-    weights; each time costs two forward passes over the images and about 10 ms an image for the
+    weights; each time costs a forward pass over the images and about 10 ms an image for the
     metrics.
 
     Args:
@@ -92,12 +92,12 @@ class LocalizationCallback(keras.callbacks.Callback):
         for start in range(0, len(self._images), self._batch_size):
             part = slice(start, start + self._batch_size)
             images, ids, truth = self._images[part], self._class_ids[part], self._true_boxes[part]
-            predicted = self._explainer(images, top_k=k)
-            error.update(predicted.class_ids, boxes(predicted), ids, truth)
-            true = self._explainer(images, ids)
-            known.update(boxes(true)[:, 0], truth)
+            explained = self._explainer(images, ids, top_k=k)  # the predicted, then the true class
+            drawn = boxes(explained)
+            error.update(explained.class_ids[:, :k], drawn[:, :k], ids, truth)
+            known.update(drawn[:, k], truth)
             sizes = None if self._sizes is None else self._sizes[part]
-            accuracy.update(score_maps(true)[:, 0], truth, sizes)
+            accuracy.update(score_maps(explained.maps[:, k]), truth, sizes)
         found = {**accuracy.result(), **known.result(), **error.result()}
         names = ["maxboxacc", "maxboxaccv2", "gt_known", "loc_top1_error"]
         names += ["loc_top5_error"] * (k == 5)

@@ -107,7 +107,7 @@ class CAM(Explainer):
         maps = [found[0] for found, _, _ in views]
         logits = tf.add_n([logits for _, logits, _ in views]) / len(views)
         scores = tf.add_n([scores for _, _, scores in views]) / len(views)
-        if class_ids is not None or top_k:
+        if class_ids is not None:
             class_ids = self._select(logits, class_ids, top_k)
         found = [self._project(one, class_ids) for one in maps]
         if len(views) > 1:
@@ -132,7 +132,8 @@ class CAM(Explainer):
         image = self._image(inputs)
         if scale != 1.0:
             size = tf.round(tf.cast(tf.shape(image)[1:3], tf.float32) * scale)
-            image = tf.image.resize(image, tf.cast(tf.maximum(size, 1.0), tf.int32), antialias=True)
+            size = tf.cast(tf.maximum(size, 1.0), tf.int32)
+            image = tf.image.resize(image, size, antialias=True)
         return self._with_image(inputs, tf.reverse(image, [2]) if mirror else image)
 
     def _average(self, found: list[tf.Tensor]) -> tf.Tensor:

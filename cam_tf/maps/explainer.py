@@ -16,7 +16,7 @@ from cam_tf.networks.graph import Value
 
 Inputs = Array | Sequence[Array] | Mapping[str, Array]
 # The ways of selection, each with a traced call of its own: all classes; the top k and given ones;
-# and where XLA wants fixed numbers, given ones only (the top k has the number k for a key).
+# and where XLA wants fixed numbers, given ones only (with a top k, the number k is the key).
 _ALL, _SELECTED, _GIVEN = "all", "selected", "given"
 
 
@@ -89,13 +89,14 @@ class Explainer(ABC):
         self._compiled.clear()
 
     @abstractmethod
-    def _explain(self, inputs: list[tf.Tensor], class_ids: tf.Tensor | None, top_k: int) -> dict:
+    def _explain(self, inputs: list[tf.Tensor], class_ids: tf.Tensor | None, top_k) -> dict:
         """Explains in graph mode.
 
         Args:
             inputs: the tensors of ``anatomy.inputs``.
             class_ids: (N, n) int32, or None.
-            top_k: how many of the predicted classes; with class ids None, 0 means all classes.
+            top_k: how many of the predicted classes come before them, a scalar tensor, or 0; with
+                class ids None, 0 means all classes.
 
         Returns:
             What ``_result`` makes.
@@ -158,14 +159,12 @@ class Explainer(ABC):
         return [values, values]
 
     @staticmethod
-    def _select(logits: tf.Tensor, class_ids: tf.Tensor | None, top_k: int | tf.Tensor):
+    def _select(logits: tf.Tensor, class_ids: tf.Tensor | None, top_k):
         """Class ids (N, n): the top k and the given ones, or all of them."""
         if tf.is_tensor(top_k):
             return tf.concat([tf.math.top_k(logits, top_k).indices, class_ids], axis=1)
         if class_ids is not None:
             return class_ids
-        if top_k:
-            return tf.math.top_k(logits, top_k).indices
         return tf.repeat(tf.range(tf.shape(logits)[1])[None], tf.shape(logits)[0], axis=0)
 
     @staticmethod
@@ -183,7 +182,7 @@ class Explainer(ABC):
         self,
         images: Inputs,
         classes: Classes = None,
-        top_k: int = 1,
+        top_k: int | None = None,
         *,
         batch_size: int = 32,
     ) -> Explanation:
@@ -196,8 +195,9 @@ class Explainer(ABC):
             classes: None: the ``top_k`` predicted classes of each image, best first. An int: that
                 class for every image. A flat list: one id for each image. A list of lists: several
                 ids for each image; a single inner list serves every image. ``"all"``.
-            top_k: how many predicted classes to explain when ``classes`` is None. Ignored with a
-                ``target``, whose values are all explained.
+            top_k: how many predicted classes to explain; 1 when ``classes`` is None too. With
+                ``classes`` too, the predicted ones come first and then those given, in one pass.
+                Ignored with a ``target``, whose values are all explained.
             batch_size: more images than this go through the network in several batches.
 
         Returns:
@@ -208,7 +208,7 @@ class Explainer(ABC):
                 class ids that are out of range or do not match the images; ``top_k`` out of range.
             TypeError: classes that are not integers.
         """
-        top_k, batch_size = operator.index(top_k), operator.index(batch_size)
+        batch_size = operator.index(batch_size)
         inputs = self._check_inputs(images)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: use at least 1.")
@@ -220,7 +220,7 @@ class Explainer(ABC):
         result = self._in_batches(arrays, top_k, batch_size)
         return result if total else result[:0]
 
-    def _selection(self, classes: Classes, top_k: int, total: int) -> tuple:
+    def _selection(self, classes: Classes, top_k: int | None, total: int) -> tuple:
         """Class ids (N, m) and how many of the predicted classes come first; None for all."""
         num_classes = self.anatomy.classes
         everything = isinstance(classes, str) and classes == ALL
@@ -228,13 +228,19 @@ class Explainer(ABC):
             if classes is not None and not everything:
                 raise ValueError("classes belong to class scores; this explainer has a target.")
             return None, 0
+        if top_k is None:
+            top_k = 0 if classes is not None else 1
+        elif not 1 <= operator.index(top_k) <= num_classes:
+            raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
         if classes is None:
-            if not 1 <= top_k <= num_classes:
-                raise ValueError(f"top_k={top_k} is not between 1 and {num_classes} classes.")
             return np.zeros((total, 0), np.int32), top_k
+        if everything and top_k:
+            raise ValueError(
+                f"classes='all' has the {top_k} predicted ones already: leave top_k out."
+            )
         if everything and not self.frozen:  # a frozen explainer has one graph, of one moment
             return None, 0
-        return select_classes(classes, total, num_classes), 0
+        return select_classes(classes, total, num_classes), top_k
 
     def _in_batches(self, arrays: list, top_k: int, batch_size: int) -> Explanation:
         everything = len(arrays) == len(self.anatomy.inputs)
@@ -275,7 +281,7 @@ class Explainer(ABC):
                 return self._explain(inputs, class_ids, top_k)
             if key in (_ALL, _GIVEN):
                 return self._explain(inputs, class_ids, 0)
-            return self._explain(inputs, None, key)
+            return self._explain(inputs, class_ids, tf.constant(key))
 
         compiled = tf.function(
             explain,

@@ -56,6 +56,17 @@ def test_given_classes(tiny_model, tiny_image, classes, expected):
         np.testing.assert_array_equal(result.maps[image], factor * MAPS[expected[image]])
 
 
+def test_predicted_and_given_classes_in_one_pass(tiny_model, tiny_image):
+    cam = cam_tf.CAM(tiny_model)
+    images = np.concatenate([tiny_image, -tiny_image])
+    result = cam(images, [2, 1], top_k=2).numpy()
+    np.testing.assert_array_equal(result.class_ids[0], [1, 0, 2])
+    np.testing.assert_array_equal(result.class_ids[:, :2], cam(images, top_k=2).class_ids)
+    np.testing.assert_array_equal(result.maps[1], -MAPS[result.class_ids[1]])
+    with pytest.raises(ValueError, match="leave top_k out"):
+        cam(images, "all", top_k=2)
+
+
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [
@@ -111,8 +122,8 @@ def test_batches_of_zero_one_and_many_and_odd_sizes(tiny_model, rng):
     np.testing.assert_array_equal(whole.class_ids, split.class_ids)
     np.testing.assert_allclose(whole.maps, split.maps, rtol=1e-6)
     np.testing.assert_allclose(whole[3].maps, cam(images[3:4], top_k=2).maps, rtol=1e-6)
-    for classes, n in ((None, 2), (1, 1), ("all", 3)):
-        empty = cam(images[:0], classes, top_k=2)
+    for classes, top_k, n in ((None, 2, 2), (1, None, 1), (1, 2, 3), ("all", None, 3)):
+        empty = cam(images[:0], classes, top_k)
         assert tuple(empty.maps.shape) == (0, n, 7, 5)
         assert tuple(empty.scores.shape) == (0, n)
     one = cam(images[:1, :1, :1])
