@@ -1,6 +1,6 @@
 """What the metrics cost: images a second, against the reference algorithm at every threshold.
 
-    python benchmarks/evaluation.py [--maps 60] [--folder FOLDER] [--interval 0.001]
+    python benchmarks/evaluation.py [--maps 60] [--folder FOLDER] [--interval 0.001] [--rounds 5]
 
 Maps are real ones, of EfficientNet-Lite0 on the demo photos (the most likely classes of each), or
 on the images of FOLDER, in the format of the WSOL benchmark. The reference algorithm thresholds
@@ -8,6 +8,10 @@ the map, traces its contours and draws boxes anew for each of the 1,000 threshol
 here as directly as OpenCV and NumPy allow; it makes one pass for MaxBoxAcc and one for V2, where
 ``MaxBoxAcc`` makes one for both. Both must give the same counts. A ratio is the median over maps,
 each timed next to the other.
+
+With FOLDER (``image_ids.txt``, ... and the images in ``images``) also the whole evaluation with
+CAM, from files to figures, against the bare forward pass of the same images, in memory already:
+both in turn in one process, round after round.
 """
 
 import argparse
@@ -20,8 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import cv2
 import numpy as np
+import tensorflow as tf
 
 import cam_tf
+from cam_tf.datasets.localization import wsol_examples
+from cam_tf.localization.evaluation import evaluate
 from cam_tf.localization.max_box_acc import MaxBoxAcc
 from cam_tf.localization.pixel_metrics import EnergyPointingGame, PointingGame, PxAP
 from cam_tf.localization.score_maps import score_maps
@@ -34,6 +41,7 @@ def main() -> None:
     parser.add_argument("--maps", type=int, default=60)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--interval", type=float, default=0.001)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     raw = _raw_maps(arguments.folder, arguments.maps)
     scores = score_maps(raw)
@@ -49,6 +57,38 @@ def main() -> None:
     }
     for name, run in rest.items():
         print(f"{name:24} {len(scores) / _seconds(run):8.0f} images/s")
+    if arguments.folder is not None:
+        _whole_evaluation(arguments.folder, arguments.rounds)
+
+
+def _whole_evaluation(folder: Path, rounds: int) -> None:
+    model = cam_tf.build_classifier("EfficientNetLite0")
+    cam, size = cam_tf.CAM(model), model.input_shape[1:3]
+    examples = wsol_examples(folder / "images", folder)
+    batches = [one["image"] for one in examples.dataset(size, batch_size=32)]
+    forward = tf.function(lambda images: model(images, training=False))
+    k = len(batches[0])
+    candidates = {
+        "forward pass": lambda: [forward(images).numpy() for images in batches],
+        "forward pass and maps": lambda: [
+            cam(images, [0] * len(images), top_k=5).maps.numpy() for images in batches
+        ],
+        "decoding": lambda: [len(one["id"]) for one in examples.dataset(size, batch_size=32)],
+        "whole evaluation": lambda: evaluate(cam, examples, image_size=size),
+    }
+    for run in candidates.values():  # traces
+        run()
+    times = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            times[name].append(_seconds(run))
+    count = len(examples)
+    print(f"EfficientNet-Lite0, {count} images, batches of {k}, {rounds} rounds")
+    for name, seconds in times.items():
+        pairs = zip(seconds, times["forward pass"], strict=True)
+        low, middle, high = statistics.quantiles([one / base for one, base in pairs], n=4)
+        speed = count / statistics.median(seconds)
+        print(f"{name:24} {speed:8.1f} images/s, {middle:.2f} [{low:.2f}, {high:.2f}] of its time")
 
 
 def _against_the_reference(scores, boxes, interval: float) -> None:

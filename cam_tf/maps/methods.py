@@ -1,5 +1,6 @@
 """The methods by name, for the command line and for tables."""
 
+from cam_tf.maps.baselines import CenterGaussian
 from cam_tf.maps.cam import CAM
 from cam_tf.maps.decompositions import EigenCAM
 from cam_tf.maps.explainer import Explainer
@@ -12,10 +13,12 @@ from cam_tf.maps.gradients import (
     XGradCAM,
 )
 from cam_tf.maps.perturbations import ISCAM, SSCAM, AblationCAM, ScoreCAM
+from cam_tf.maps.prototypes import PrototypeCAM
 from cam_tf.suggestions import did_you_mean
 
 METHODS: dict[str, type[Explainer]] = {
     "cam": CAM,
+    "prototypecam": PrototypeCAM,
     "gradcam": GradCAM,
     "gradcam++": GradCAMPlusPlus,
     "smoothgradcam++": SmoothGradCAMPlusPlus,
@@ -27,6 +30,7 @@ METHODS: dict[str, type[Explainer]] = {
     "iscam": ISCAM,
     "ablationcam": AblationCAM,
     "eigencam": EigenCAM,
+    "centergaussian": CenterGaussian,
 }
 
 

@@ -48,7 +48,10 @@ class Classifier:
 
 
 def load_classifier(
-    model: str, weights: Path | None = None, preprocess: str | None = None
+    model: str,
+    weights: Path | None = None,
+    preprocess: str | None = None,
+    input_shape: Sequence[int | None] | None = None,
 ) -> Classifier:
     """Builds a pretrained backbone, or loads a Keras model file in safe mode.
 
@@ -57,6 +60,7 @@ def load_classifier(
         weights: a weights file for a backbone, in place of its ImageNet weights.
         preprocess: what a model file was trained on, see ``find_preprocessing``; default: RGB
             0..255.
+        input_shape: of a backbone, see ``build_classifier``; a model file keeps its own.
 
     Raises:
         ValueError: unknown names, a file that cannot be loaded or takes no photos, or a backbone
@@ -68,18 +72,20 @@ def load_classifier(
     if model.lower() in map(str.lower, BACKBONES) or not is_file:
         if preprocess is not None:
             raise ValueError(f"{model} has its preprocessing inside: leave --preprocess out.")
-        return _load_backbone(model, weights)
+        return _load_backbone(model, weights, input_shape)
     if weights is not None:
         raise ValueError(f"weights belong to a backbone's name; {path} has its own.")
     return _load_file(path, None if preprocess is None else find_preprocessing(preprocess))
 
 
-def _load_backbone(name: str, weights: Path | None) -> Classifier:
+def _load_backbone(name: str, weights: Path | None, input_shape) -> Classifier:
     row = find_backbone(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UntrainedHeadWarning)
         try:
-            model = build_classifier(row.name, weights=weights or "imagenet")
+            model = build_classifier(
+                row.name, weights=weights or "imagenet", input_shape=input_shape
+            )
         except UntrainedHeadWarning as warning:
             raise ValueError(
                 f"{warning} 'cam-tf backbones' shows which networks come with a classifier; a "

@@ -67,7 +67,9 @@ class _Grid:
     same_size: bool = True
 
 
-def with_output_stride(model: keras.Model, stride: int) -> keras.Model:
+def with_output_stride(
+    model: keras.Model, stride: int | None = None, *, any_size: bool = False
+) -> keras.Model:
     """Makes the feature maps of a trained classifier denser, without training.
 
     The last strides of convolutions and pooling layers are removed, and everything behind them is
@@ -85,7 +87,9 @@ def with_output_stride(model: keras.Model, stride: int) -> keras.Model:
         model: a classifier of ``build_classifier``, or another on one image input. Nested models
             are unfolded; layers keep their names.
         stride: pixels from one position of the new maps to the next: for most networks 16 or 8,
-            in place of 32. For the model's own stride the model itself is returned.
+            in place of 32. None: the model's own, for which the model itself is returned.
+        any_size: the new model takes images of any size, whatever size the model was built for (its
+            layers must be able to).
 
     Returns:
         A flat Functional ``keras.Model``: images (N, H, W, 3) -> scores (N, C), with maps of about
@@ -99,19 +103,22 @@ def with_output_stride(model: keras.Model, stride: int) -> keras.Model:
         ValueError: a stride that the model does not come by, or a layer that has no counterpart
             on denser maps: the message names it and says why.
     """
-    stride = operator.index(stride)
     graph = Graph(model)
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
         shapes = [value.shape for value in graph.inputs]
         raise ValueError(f"{model.name!r} must have one image input (N, H, W, C); it has {shapes}.")
     strides = _strides(graph)
     possible = sorted(set(strides.values()))
+    stride = possible[-1] if stride is None else operator.index(stride)
     if stride not in possible:
         raise ValueError(
             f"with_output_stride({model.name!r}, {stride}): the maps of this model have a stride "
             f"of {possible[-1]}, which it comes to by way of {possible[:-1]}. Use one of these."
         )
-    return model if stride == possible[-1] else _Builder(graph, stride, strides).build(model.name)
+    any_size = any_size and any(graph.inputs[0].shape[1:3])
+    if stride == possible[-1] and not any_size:
+        return model
+    return _Builder(graph, stride, strides, any_size).build(model.name)
 
 
 def _strides(graph: Graph) -> dict[Value, int]:
@@ -153,8 +160,8 @@ def _refusal(call: Call, why: str) -> ValueError:
 class _Builder:
     """Builds the dense model, call by call."""
 
-    def __init__(self, graph: Graph, stride: int, maps: Container[Value]):
-        self.graph, self.stride, self.maps = graph, stride, maps
+    def __init__(self, graph: Graph, stride: int, maps: Container[Value], any_size: bool):
+        self.graph, self.stride, self.maps, self.any_size = graph, stride, maps, any_size
         self.grids: dict[Value, _Grid] = {}  # of maps; what was pooled has no grid
         self.symbols: dict[Value, keras.KerasTensor] = {}
         self.clones: dict[int, tuple] = {}
@@ -168,7 +175,8 @@ class _Builder:
         (image,) = self.graph.inputs
         source = self._unique(image.symbol._keras_history.operation.name)
         self.grids[image] = _Grid()
-        self.symbols[image] = keras.Input(image.shape[1:], dtype=image.symbol.dtype, name=source)
+        shape = (None, None, *image.shape[3:]) if self.any_size else image.shape[1:]
+        self.symbols[image] = keras.Input(shape, dtype=image.symbol.dtype, name=source)
         for call in self.graph.calls:
             self._append(call)
         outputs = [self.symbols[value] for value in self.graph.outputs]
@@ -240,8 +248,8 @@ class _Builder:
         if _is_pooling(call):
             return self._clone(call), None
         if any(len(value.shape) != 4 for value in call.outputs):
-            if grid.rate > 1:
-                raise _refusal(call, "wants maps of one size, and they become larger")
+            if grid.rate > 1 or self.any_size:
+                raise _refusal(call, "wants maps of one size, and theirs changes")
             return self._clone(call), None
         if grid.rate == 1:
             return self._clone(call), grid
@@ -266,7 +274,8 @@ class _Builder:
         if layer.padding == "valid":
             after = replace(after, same_size=grid.same_size and reach == (1, 1))
         elif reach != (1, 1) and (stride > 1 or any(k % 2 == 0 for k in reach)):
-            after = _moved(after, _Move(reach, stride, rate), call.inputs[0].shape[1:3])
+            sizes = (None, None) if self.any_size else call.inputs[0].shape[1:3]
+            after = _moved(after, _Move(reach, stride, rate), sizes)
         if not pooling:
             dilation = tuple(d * rate for d in dilation)
             return self._clone(call, strides=(1, 1), dilation_rate=dilation), after

@@ -229,3 +229,26 @@ def test_shift_and_sample_by_hand():
     move = [(3, 3), 2, 1, 1]  # of a 3x3 window with stride 2: by 1 where the size is even
     assert np.ravel(Shift2D([0, 0], [move])(maps)).tolist() == [1, 2, 3, 4, 5]
     assert np.ravel(Shift2D([0, 0], [move])(maps[:, :, :4])).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["EfficientNetLite0", "MobileNetV2", "VGG16"])
+def test_a_model_of_one_size_becomes_one_of_any_size(name, rng):
+    model = cam_tf.build_classifier(name, 3, weights=None, input_shape=(64, 64, 3))
+    images = rng.uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+    free = with_output_stride(model, any_size=True)
+    np.testing.assert_array_equal(free(images), model(images))
+    assert free.input_shape == (None, None, None, 3)
+    dense = with_output_stride(model, 16, any_size=True)
+    built = cam_tf.build_classifier(name, 3, weights=None, input_shape=(None, None, 3))
+    built.set_weights(model.get_weights())
+    larger = rng.uniform(0, 255, (1, 96, 80, 3)).astype(np.float32)
+    expected = cam_tf.CAM(with_output_stride(built, 16))(larger).maps
+    np.testing.assert_allclose(cam_tf.CAM(dense)(larger).maps, expected, rtol=1e-4, atol=1e-6)
+    assert with_output_stride(free, any_size=True) is free
+
+
+def test_a_head_for_one_size_cannot_take_any_size():
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    with pytest.raises(ValueError, match="flatten"):
+        with_output_stride(model, any_size=True)

@@ -1,0 +1,202 @@
+"""One callable for localization: a method, denser maps, several views, refinement; or a preset."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import keras
+import tensorflow as tf
+
+from cam_tf.localization.refinement import refine as refine_maps
+from cam_tf.maps.cam import CAM
+from cam_tf.maps.explainer import Explainer
+from cam_tf.maps.explanation import Array, Explanation
+from cam_tf.maps.methods import METHODS, find_method
+from cam_tf.maps.selection import Classes
+from cam_tf.networks.stride import with_output_stride
+from cam_tf.suggestions import did_you_mean
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A way to localize: the arguments of ``Localizer`` by the same names."""
+
+    method: str = "cam"
+    output_stride: int | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    refine: str | None = None
+
+
+# README has what each of them gains and costs.
+PRESETS = {
+    "fast": Preset("prototypecam", 16, (10 / 7,)),
+    "localization": Preset("prototypecam", 16, (1.0, 10 / 7, 2.0), True, "grabcut"),
+}
+
+
+class Localizer:
+    """Explains images like an ``Explainer``, with maps made for localization.
+
+    Args:
+        model: a classifier as ``CAM`` takes it; it is not modified. For an output stride or scales
+            it must be a network of one image input, see ``with_output_stride``.
+        preset: ``"fast"`` or ``"localization"``, or None for plain CAM. What is also given as an
+            argument of its own takes the place of the preset's.
+        method: an explainer's class or its name.
+        output_stride: see ``with_output_stride``.
+        scales: the image is seen at these sizes, as shares of ``size``, and the maps are averaged;
+            images of any size, also the model's own, are resized to them.
+        flip: the image is seen mirrored too.
+        refine: the method of ``cam_tf.refine``, or ``"none"`` to do without the preset's.
+        size: (height, width) that the network was made for, which the scales refer to: an image is
+            brought to the same area, its aspect ratio kept. Default: the model's input size; for a
+            model of any size, the size of the images themselves.
+        layer: the target layer, as for ``Explainer``.
+        **options: of the method.
+
+    Raises:
+        ValueError: an unknown preset, method or refinement; scales or flip for a method that takes
+            none; a model whose strides cannot be changed or that cannot take other sizes.
+
+    Example:
+        >>> localize = cam_tf.Localizer(model, preset="localization")
+        >>> cam_tf.boxes(localize(images, top_k=5))
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        preset: str | None = None,
+        method: str | type[Explainer] | None = None,
+        output_stride: int | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
+        refine: str | None = None,
+        size: Sequence[int] | None = None,
+        layer=None,
+        **options,
+    ):
+        given = {"method": method, "output_stride": output_stride, "flip": flip, "refine": refine}
+        given["scales"] = None if scales is None else tuple(float(scale) for scale in scales)
+        given = {name: value for name, value in given.items() if value is not None}
+        self.settings = settings = replace(_find_preset(preset), **given)
+        if isinstance(settings.method, str):
+            explainer = find_method(settings.method)
+        else:
+            explainer = settings.method
+        if not settings.scales or min(settings.scales) <= 0:
+            raise ValueError(f"scales={settings.scales}: expected positive shares of the size.")
+        self._largest = max(settings.scales)
+        self._resizes = settings.scales != (1.0,)
+        views = {}
+        if self._resizes or settings.flip:
+            if not issubclass(explainer, CAM):
+                raise ValueError(
+                    f"{explainer.__name__} sees one view of an image: scales and flip are for CAM "
+                    "and PrototypeCAM."
+                )
+            shares = tuple(scale / self._largest for scale in settings.scales)
+            views = {"scales": shares, "flip": settings.flip}
+        if settings.refine not in (None, "none"):  # finds out now whether the method is known
+            refine_maps([], tf.zeros([0, 1, 1, 1]), settings.refine)
+        self._size = tuple(size or [])
+        if self._resizes or settings.output_stride is not None:
+            self._size = self._size or _fixed_size(model)
+            model = with_output_stride(model, settings.output_stride, any_size=self._resizes)
+        self.explainer = explainer(model, layer, **views, **options)
+
+    @property
+    def anatomy(self):
+        """The anatomy of the network that is explained, see ``dissect``."""
+        return self.explainer.anatomy
+
+    @property
+    def unit(self) -> str:
+        """What the values of the maps are."""
+        return self.explainer.unit
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The (height, width) to read images at, that of the largest view; None: any."""
+        if not (self._resizes and self._size):
+            return None
+        height, width = self._size
+        return round(height * self._largest), round(width * self._largest)
+
+    def unrefined(self) -> "Localizer":
+        """The same localizer without its refinement."""
+        bare = copy.copy(self)
+        bare.settings = replace(self.settings, refine="none")
+        return bare
+
+    def describe(self) -> dict:
+        """All settings, in plain numbers and strings."""
+        method = type(self.explainer)
+        names = {kind: name for name, kind in METHODS.items()}
+        size = list(self._size) if self._resizes else None
+        return {
+            **asdict(self.settings),
+            "method": names.get(method, method.__name__),
+            "scales": list(self.settings.scales),
+            "size": size or None,
+        }
+
+    def __repr__(self) -> str:
+        return f"Localizer({self.anatomy.name!r}, {self.describe()})"
+
+    def __call__(
+        self,
+        images: Array,
+        classes: Classes = None,
+        top_k: int | None = None,
+        *,
+        batch_size: int = 32,
+    ) -> Explanation:
+        """Explains images; see ``Explainer.__call__``.
+
+        With scales, images (N, H, W, channels) may have any size, and go through the network in
+        batches of ``batch_size`` for every view.
+        """
+        seen = self._enlarged(images) if self._resizes else images
+        found = self.explainer(seen, classes, top_k, batch_size=batch_size)
+        if self._resizes:
+            found = replace(found, image_size=tuple(images.shape[1:3]))
+        if self.settings.refine not in (None, "none"):
+            found = refine_maps(images, found, self.settings.refine)
+        return found
+
+    def _enlarged(self, images: Array) -> tf.Tensor:
+        """The images at the largest of the scales."""
+        images = tf.convert_to_tensor(images)
+        if images.shape.rank != 4 or 0 in images.shape[1:3]:
+            return images  # the explainer says what is wrong
+        given = images.shape[1:3]
+        own = self._size or given
+        scale = self._largest * (own[0] * own[1] / (given[0] * given[1])) ** 0.5
+        size = [max(round(length * scale), 1) for length in given]
+        if size == list(given):
+            return images
+        resized = tf.image.resize(images, size, "bicubic", antialias=True)
+        resized = tf.clip_by_value(resized, 0.0, 255.0)  # a bicubic filter overshoots
+        return tf.round(resized) if self.anatomy.image.symbol.dtype.startswith(_WHOLE) else resized
+
+
+_WHOLE = ("uint", "int")
+
+
+def _find_preset(name: str | None) -> Preset:
+    if name is None:
+        return Preset()
+    if name not in PRESETS:
+        raise ValueError(
+            f"preset {name!r} is unknown.{did_you_mean(str(name), PRESETS)} There are: "
+            f"{', '.join(PRESETS)}."
+        )
+    return PRESETS[name]
+
+
+def _fixed_size(model: keras.Model) -> tuple[int, ...]:
+    size = tuple(model.inputs[0].shape[1:3]) if getattr(model, "inputs", None) else ()
+    return () if None in size else size
