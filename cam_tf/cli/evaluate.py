@@ -159,7 +159,7 @@ class _Task:
             "sample": None if sample is None else f"{sample} by seed {seed}",
         }
         shared = {
-            "image_size": localizer.image_size or classifier.size,
+            "image_size": classifier.size,
             "short_side": short_side,
             "prepare": classifier.images,
         }
@@ -272,6 +272,8 @@ def _localizer(
         layer=layer,
         **options,
     )
+    if localizer.image_size is not None:  # photos are read at the size of the largest view
+        classifier = dataclasses.replace(classifier, size=localizer.image_size)
     return classifier, localizer, many_passes
 
 
