@@ -9,8 +9,9 @@ every number in it has been checked against what the file really holds. Formats:
   state dict and the list of storage keys; then each storage as an int64 count and its elements;
 - zip (since 1.6): ``NAME/data.pkl`` for the state dict and ``NAME/data/KEY`` for each storage.
 
-Source: ``torch/serialization.py`` (``_legacy_load``, ``_load``) and ``torch/_utils.py``
-(``_rebuild_tensor_v2``) of PyTorch.
+Source: ``torch/serialization.py`` (``_legacy_load``, ``_load``), ``torch/_utils.py``
+(``_rebuild_tensor_v2``) and ``torch/_weights_only_unpickler.py`` (what files older than version 0.4
+name: ``_rebuild_tensor``, ``Parameter``) of PyTorch.
 """
 
 import io
@@ -217,6 +218,20 @@ class _Dict(dict):
         """Drops the state: PyTorch keeps the versions of the layers there (``_metadata``)."""
 
 
+class _Parameter:
+    """Stands for the parameters of models, which PyTorch saved as such before version 0.4."""
+
+    __slots__ = ("data",)
+
+    def __new__(cls, data, *_):
+        parameter = super().__new__(cls)
+        parameter.data = data
+        return parameter
+
+    def __setstate__(self, state):
+        """Drops the state: whether it needs a gradient, and its hooks."""
+
+
 class _Unpickler(pickle.Unpickler):
     """Unpickles descriptions of tensors and nothing else."""
 
@@ -229,7 +244,9 @@ class _Unpickler(pickle.Unpickler):
         # is returned is made anew, since a pickle may set attributes on it (the BUILD opcode).
         if (module, name) == ("collections", "OrderedDict"):
             return _Dict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        if (module, name) == ("torch.nn.parameter", "Parameter"):
+            return _Parameter
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
             return lambda storage, offset, size, stride, *_: _Tensor(storage, offset, size, stride)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, *_: data
@@ -265,8 +282,10 @@ def _state_dict(root: Any) -> dict[str, _Tensor]:
         raise CheckpointError(f"it holds several state dicts, {inner}: save the wanted one alone")
     tensors = root[inner[0]] if inner else root
     for name, tensor in tensors.items():
+        if isinstance(tensor, _Parameter):
+            tensor = tensors[name] = tensor.data
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            kind = type(tensor).__name__
+            kind = type(tensor).__name__.strip("_")
             raise CheckpointError(f"its entry {str(name)[:80]!r} is a {kind}, not a tensor")
     return tensors
 

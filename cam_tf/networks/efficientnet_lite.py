@@ -19,7 +19,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from cam_tf.networks.checkpoints import read_torch_checkpoint
+from cam_tf.networks.checkpoints import CheckpointError, read_torch_checkpoint
+from cam_tf.networks.torch_weights import find_assignments
 from cam_tf.suggestions import did_you_mean
 
 
@@ -69,14 +70,6 @@ _BLOCK_LAYERS = {
     "project_conv": "_project_conv",
     "project_bn": "_bn2",
 }
-_VARIABLES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
 
 
 def EfficientNetLite0(
@@ -112,8 +105,9 @@ def EfficientNetLite0(
         A Functional model of standard Keras layers: images -> (N, classes), or as `pooling` says.
 
     Raises:
-        ValueError: If an argument does not fit, or a checkpoint is not for this network: names the
-            first tensor that does not fit. Nothing is assigned before everything fits.
+        ValueError: If an argument does not fit.
+        CheckpointError: If a checkpoint is not for this network: names the first tensor that does
+            not fit. Nothing is assigned before everything fits.
         ImportError: If the package with the ImageNet weights is not installed.
         FileNotFoundError: If `weights` is a path and nothing is there.
     """
@@ -297,58 +291,26 @@ def _imagenet_weights(number: int) -> str:
 
 def _load(model: keras.Model, path: str | os.PathLike, number: int) -> None:
     """Assigns a checkpoint, each tensor to its one variable, once everything is known to fit."""
-    tensors = {
-        name: tensor
-        for name, tensor in read_torch_checkpoint(path).items()
-        if not name.endswith("num_batches_tracked")
-    }
+    tensors = read_torch_checkpoint(path)
+    has_top = any(layer.name == "predictions" for layer in model.layers)
     try:
-        assignments = _assignments(model, tensors, number)
+        pairs = find_assignments(model, tensors, _sources(number), () if has_top else ("_fc.",))
     except ValueError as error:
-        raise ValueError(
+        raise CheckpointError(
             f"The checkpoint {os.fspath(path)!r} does not fit {model.name!r}, an "
             f"EfficientNetLite{number}: it {error}. It seems to be for {_guess(tensors)}."
         ) from error
-    for variable, value in assignments:
+    for variable, value in pairs:
         variable.assign(value)
 
 
-def _assignments(model: keras.Model, tensors: dict[str, np.ndarray], number: int) -> list[tuple]:
-    """Returns (variable, value) pairs; raises ValueError at the first tensor that does not fit."""
-    unused, pairs = dict(tensors), []
-    for layer, variable, name in _variables(model, number):
-        if name not in unused:
-            raise ValueError(f"has no tensor {name!r}")
-        value = _keras_layout(layer, unused.pop(name))
-        if value.shape != tuple(variable.shape):
-            needed = tuple(variable.shape)
-            raise ValueError(f"gives {name!r} the shape {value.shape}, not {needed} (Keras order)")
-        pairs.append((variable, value))
-    if not any(layer.name == "predictions" for layer in model.layers):
-        unused = {name: tensor for name, tensor in unused.items() if not name.startswith("_fc.")}
-    if unused:
-        raise ValueError(f"has {next(iter(unused))!r}, which has no place in the network")
-    return pairs
-
-
-def _variables(model: keras.Model, number: int):
-    """Yields (layer, variable, name of its tensor), in the network's order."""
+def _sources(number: int) -> dict[str, str]:
+    """The names of the layers -> those of the checkpoints."""
     sources = dict(_LAYERS)
     for index, block in enumerate(_blocks(_VARIANTS[number])):
         for layer, source in _BLOCK_LAYERS.items():
             sources[block.name + layer] = f"_blocks.{index}.{source}"
-    for layer in model.layers:
-        if layer.name in sources:
-            for variable in layer.weights:
-                yield layer, variable, f"{sources[layer.name]}.{_VARIABLES[variable.name]}"
-
-
-def _keras_layout(layer: keras.Layer, tensor: np.ndarray) -> np.ndarray:
-    """Transposes PyTorch's convolution (O, I, H, W), depthwise (C, 1, H, W) and linear (O, I)."""
-    if tensor.ndim == 4:
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        return tensor.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
-    return tensor.T
+    return sources
 
 
 def _guess(tensors: dict[str, np.ndarray]) -> str:

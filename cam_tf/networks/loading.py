@@ -91,7 +91,7 @@ def _load_backbone(name: str, weights: Path | None, input_shape) -> Classifier:
                 f"{warning} 'cam-tf backbones' shows which networks come with a classifier; a "
                 "trained model is given as a .keras file."
             ) from warning
-    return Classifier(row.name, model, (row.size, row.size), is_imagenet=True)
+    return Classifier(row.name, model, model.input_shape[1:3], is_imagenet=True)
 
 
 def _load_file(path: Path, preprocess: Callable | None) -> Classifier:

@@ -8,7 +8,9 @@ import h5py
 import keras
 import numpy as np
 
-from cam_tf.networks.applications import IMAGENET_STDDEV, Backbone
+from cam_tf.networks.applications import IMAGENET_STDDEV, TORCH_FILES, Backbone
+from cam_tf.networks.checkpoints import CheckpointError, read_torch_checkpoint
+from cam_tf.networks.torch_weights import find_assignments
 
 Head = list[np.ndarray]  # kernel (K, C) and bias (C,)
 
@@ -32,21 +34,29 @@ def pretrained_backbone(
         own classifier as those of a dense layer, or None.
 
     Raises:
-        ValueError: the input shape or the file does not fit the network.
+        ValueError: the input shape or the file does not fit the network, or it has no ImageNet
+            weights.
+        CheckpointError: a PyTorch file that cannot be read, or is of another network.
         ConnectionError: the ImageNet weights could not be downloaded.
     """
     image = keras.Input(_input_shape(row, input_shape), name="image")
     pixels = row.preprocess(image)
+    if weights == "imagenet" and (row.body or row.tensors):
+        raise ValueError(_not_published(row))
     if weights not in (None, "imagenet"):
         suffix = Path(weights).suffix.lower()
-        if suffix in (".h5", ".hdf5"):
+        if suffix in TORCH_FILES and row.tensors:
+            return image, *_from_torch_file(row, Path(weights), image, pixels, classes)
+        if suffix in (".h5", ".hdf5") and not (row.body or row.tensors):
             return image, *_from_keras_file(row, Path(weights), pixels, classes)
-        if not (suffix == ".pth" and row.preprocessing == "lite"):
+        if not (suffix in TORCH_FILES and row.preprocessing == "lite"):
             raise ValueError(_not_readable(row, weights))
+    if weights is None and row.body:
+        return image, row.body(pixels), None
     with_top = weights is not None and row.head != "other" and classes == 1000
     network = _construct(row, include_top=with_top, weights=weights, input_tensor=pixels)
     if not with_top:
-        return image, network.outputs[0], None
+        return image, _last_maps(row, network), None
     return image, _pooled_maps(network), _dense_weights(network)
 
 
@@ -70,9 +80,17 @@ def _input_shape(row: Backbone, given: Sequence[int | None] | None) -> tuple[int
     return shape
 
 
+def _not_published(row: Backbone) -> str:
+    way = "weights=None for random weights"
+    source = row if row.checkpoint else row.torchvision
+    if source is not None:
+        way += f", or the path of torchvision's {source.checkpoint}"
+    return f"weights='imagenet': no weights of this {row.name} can be downloaded. Give {way}."
+
+
 def _not_readable(row: Backbone, weights: str | Path) -> str:
-    hint = "'.weights.h5' or '.h5'"
-    if row.preprocessing == "lite":
+    hint = "'.weights.h5'" + ("" if row.body or row.tensors else " or '.h5'")
+    if row.preprocessing == "lite" or row.tensors or row.torchvision:
         hint += ", or a '.pth' checkpoint"
     if str(weights).endswith(".keras"):
         hint += "; a '.keras' file is a whole model: keras.models.load_model(path)"
@@ -94,6 +112,10 @@ def _construct(row: Backbone, **arguments) -> keras.Model:
             "weights='path/to/file.h5' if you have them, weights=None for random weights, or use "
             "'EfficientNetLite0', whose weights are installed with cam_tf."
         ) from error
+
+
+def _last_maps(row: Backbone, network: keras.Model) -> keras.KerasTensor:
+    return network.get_layer(row.last).output if row.last else network.outputs[0]
 
 
 def _classifier_index(network: keras.Model) -> int:
@@ -132,7 +154,7 @@ def _from_keras_file(
         input_tensor=pixels,
         **({"classes": outputs} if own_head else {}),
     )
-    maps = _pooled_maps(network) if own_head else network.outputs[0]
+    maps = _pooled_maps(network) if own_head else _last_maps(row, network)
     body = keras.Model(network.inputs, maps)
     with_top = own_head and layers == _count_weighted(network)
     if not with_top and layers != _count_weighted(body):
@@ -149,6 +171,45 @@ def _from_keras_file(
         ) from error
     square_stddev(network)
     return maps, _dense_weights(network) if with_top and classes == outputs else None
+
+
+def _from_torch_file(
+    row: Backbone,
+    path: Path,
+    image: keras.KerasTensor,
+    pixels: keras.KerasTensor,
+    classes: int | None,
+) -> tuple[keras.KerasTensor, Head | None]:
+    """Loads a checkpoint of torchvision, with the classifier where it is a dense layer."""
+    tensors = read_torch_checkpoint(path)
+    if row.body:
+        maps = row.body(pixels)
+    else:
+        maps = _last_maps(
+            row, _construct(row, include_top=False, weights=None, input_tensor=pixels)
+        )
+    head = [tensors[name] for name in ("fc.weight", "fc.bias") if name in tensors]
+    try:
+        pairs = find_assignments(keras.Model(image, maps), tensors, row.tensors, row.unused)
+        if row.head == "dense" and head:
+            head = _dense_tensors(head, maps.shape[-1])
+    except ValueError as error:
+        raise CheckpointError(
+            f"The checkpoint {str(path)!r} does not fit {row.name} as torchvision has it: it "
+            f"{error}."
+        ) from error
+    for variable, value in pairs:
+        variable.assign(value)
+    return maps, head if row.head == "dense" and head and classes == len(head[1]) else None
+
+
+def _dense_tensors(head: list[np.ndarray], units: int) -> Head:
+    shapes = [one.shape for one in head]
+    if len(head) != 2 or head[1].ndim != 1 or head[0].shape != (len(head[1]), units):
+        raise ValueError(
+            f"gives 'fc.weight' and 'fc.bias' the shapes {shapes}, not C, {units} and C"
+        )
+    return [head[0].T, head[1]]
 
 
 def _layers_in(path: Path) -> tuple[int, int]:

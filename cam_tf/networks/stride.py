@@ -29,7 +29,7 @@ _POINTWISE = (
     *("Rescaling", "Identity", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"),
     *("Concatenate", "CustomScaleLayer", "LayerScale", "StochasticDepth", "Relu", "Relu6", "Elu"),
     *("LeakyRelu", "Gelu", "Silu", "Sigmoid", "HardSigmoid", "HardSilu", "Tanh", "Divide"),
-    *("TrueDivide", "Negative", "Cast"),
+    *("TrueDivide", "Negative", "Cast", "LocalResponseNormalization"),
 )
 
 
@@ -78,7 +78,8 @@ def with_output_stride(
     float rounding, up to the border. The first old row o and column p are 0 for networks that pad
     on both sides alike or not at all (ResNets, VGG, DenseNets, Inception, ConvNeXt), and for those
     that pad on one side (EfficientNets, MobileNets, Xception, NASNet) r - 1 where all maps that
-    would lose a stride have even sizes: the new maps are then centred on what they show.
+    would lose a stride have even sizes: the new maps are then centred on what they show. It is
+    r - 1 for any sizes where pooling pads to round up (Caffe's AlexNet and NIN, GoogLeNet).
 
     The gates of squeeze-and-excitation go on to pool the old positions only, and so stay as they
     were. The scores pool all positions, of which there are now more, and so change a little.

@@ -16,6 +16,7 @@ from cam_tf.networks.checkpoints import CheckpointError, read_torch_checkpoint
 MAGIC = 0x1950A86A20F9469CFC6C
 SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2}}
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+PARAMETER = b"ctorch.nn.parameter\nParameter\n"
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
@@ -136,6 +137,18 @@ def test_metadata_parameters_and_wrappers(read, write):
         read(write(ops([1]), {}))
 
 
+@FORMATS
+def test_what_pytorch_wrote_before_version_0_4(read, write):
+    rebuilt = b"ctorch._utils\n_rebuild_tensor\n(" + storage() + ops(1) + ops((2,)) + ops((3,))
+    rebuilt += b"tR"
+    parameter = PARAMETER + b"(" + rebuilt + b"t\x81(" + ops(True) + ops(False) + b"}tb"
+    found = read(write(mapping({"tensor": rebuilt, "parameter": parameter}), {"0": SIX}))
+    assert found["tensor"].tolist() == found["parameter"].tolist() == [1, 4]
+    twice = PARAMETER + b"(" + parameter + b"t\x81"
+    with pytest.raises(CheckpointError, match=r"'w' is a Parameter, not a tensor"):
+        read(write(mapping({"w": twice}), {"0": SIX}))
+
+
 def test_pickled_attributes_do_not_replace_methods(read):
     swap = b"}" + ops("items") + b"ccollections\nOrderedDict\nsb"
     root = mapping({"w": tensor(storage())}) + swap
@@ -185,7 +198,8 @@ def test_hostile_first_pickle_is_not_executed(read, tmp_path):
 
 def test_state_set_on_what_the_pickle_may_name_does_not_last(read):
     poison = b"(" + ops({"storage": 1}) + ops({"__defaults__": (1,), "__name__": "x"}) + b"tb"
-    for target in (REBUILD, b"ccollections\nOrderedDict\n", storage(), tensor(storage())):
+    named = (REBUILD, PARAMETER, b"ccollections\nOrderedDict\n")
+    for target in (*named, storage(), tensor(storage())):
         with pytest.raises(CheckpointError):
             read(legacy(target + poison, {"0": SIX}))
         good = legacy(mapping({"w": tensor(storage())}), {"0": SIX})

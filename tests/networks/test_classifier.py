@@ -138,7 +138,7 @@ def test_the_second_model_shares_weights_and_predicts_the_same(rng):
         ({"backbone": 3}, ValueError, "a name or a built Functional"),
         ({"classes": 1}, ValueError, "at least 2 classes"),
         ({"pooling": "mean"}, ValueError, "'avg' or 'max'"),
-        ({"head_conv": 0}, ValueError, "head_conv=0"),
+        ({"head_conv": 0}, ValueError, r"head_conv=\(0,\) is not a number of units"),
         ({"dropout": 1.0}, ValueError, "dropout=1.0"),
         ({"input_shape": (32, 32)}, ValueError, r"is not \(height, width, 3\)"),
         ({"input_shape": (32, 32, 1)}, ValueError, "takes RGB images"),

@@ -41,7 +41,7 @@ def _errors(name, stride, size, any_size=False):
     dense = with_output_stride(model, stride)
     assert {id(one) for one in dense.weights} == {id(one) for one in model.weights}
     old, new = (cam_tf.cam_model(one)(images)[0].numpy() for one in (model, dense))
-    rate = 32 // stride
+    rate = (16 if name.endswith("-GAP") else 32) // stride
     assert new.shape[1] >= rate * (old.shape[1] - 1) + 1
     parts = {o: new[:, o::rate, o::rate] for o in range(rate)}
     return {
@@ -68,6 +68,8 @@ _QUICK = [
     ("DenseNet121", 8, 64, 0),
     ("Xception", 8, 127, 3),
     ("Xception", 16, 75, 0),
+    ("GoogLeNet", 16, 95, 1),  # pooling that rounds up pads at the end: it is as even sizes are
+    ("NIN", 16, 131, 1),
 ]
 _SLOW = [
     ("InceptionV3", 8, 160, 0),
@@ -76,6 +78,12 @@ _SLOW = [
     ("ConvNeXtTiny", 8, 64, 0),
     ("EfficientNetV2S", 8, 64, 3),
     ("DenseNet169", 16, 64, 0),
+    ("AlexNet", 8, 131, 3),
+    ("AlexNet-GAP", 8, 132, 1),
+    ("AlexNet*-GAP", 8, 100, 1),
+    ("VGG16-GAP", 4, 64, 0),
+    ("GoogLeNet", 8, 96, 3),
+    ("GoogLeNet-GAP", 4, 96, 3),
 ]
 
 
@@ -86,7 +94,7 @@ _SLOW = [
 def test_the_old_maps_are_in_the_new_ones(name, stride, size, first):
     errors = _errors(name, stride, size)
     assert errors.pop(first) < 1e-6
-    assert all(error > 0.1 for error in errors.values())
+    assert all(error > 0.05 for error in errors.values())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,7 @@ def test_the_old_maps_are_in_the_new_ones(name, stride, size, first):
         ("ResNet50", 70, 0),
         ("Xception", 150, 1),
         ("VGG16", 70, 0),
+        ("GoogLeNet", 96, 3),
     ],
 )
 def test_they_are_for_any_image_size(name, size, first):
