@@ -21,7 +21,11 @@ def backbones() -> None:
         from cam_tf.networks.applications import BACKBONES
     click.echo(f"{'name':20} {'pixels':>7}  ImageNet classifier")
     for row in BACKBONES.values():
-        head = "must be trained anew" if row.head == "other" else "pretrained"
+        head = "pretrained"
+        if row.head == "other":
+            head = "must be trained anew"
+        elif row.body is not None:
+            head = "from torchvision's file" if row.torchvision else "no weights published"
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
