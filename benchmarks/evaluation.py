@@ -1,6 +1,7 @@
 """What the metrics cost: images a second, against the reference algorithm at every threshold.
 
     python benchmarks/evaluation.py [--maps 60] [--folder FOLDER] [--interval 0.001] [--rounds 5]
+    python benchmarks/evaluation.py --localizers [--rounds 5]
 
 Maps are real ones, of EfficientNet-Lite0 on the demo photos (the most likely classes of each), or
 on the images of FOLDER, in the format of the WSOL benchmark. The reference algorithm thresholds
@@ -12,6 +13,9 @@ each timed next to the other.
 With FOLDER (``image_ids.txt``, ... and the images in ``images``) also the whole evaluation with
 CAM, from files to figures, against the bare forward pass of the same images, in memory already:
 both in turn in one process, round after round.
+
+With --localizers instead what denser maps, several views, refinement and the presets cost: the maps
+of the predicted class of 8 images, against the forward pass of the same images, in turn.
 """
 
 import argparse
@@ -42,7 +46,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--interval", type=float, default=0.001)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--localizers", action="store_true")
     arguments = parser.parse_args()
+    if arguments.localizers:
+        _localizers(arguments.rounds)
+        return
     raw = _raw_maps(arguments.folder, arguments.maps)
     scores = score_maps(raw)
     boxes = [_random_boxes(np.random.default_rng(seed)) for seed in range(len(scores))]
@@ -76,14 +84,45 @@ def _whole_evaluation(folder: Path, rounds: int) -> None:
         "decoding": lambda: [len(one["id"]) for one in examples.dataset(size, batch_size=32)],
         "whole evaluation": lambda: evaluate(cam, examples, image_size=size),
     }
+    count = len(examples)
+    print(f"EfficientNet-Lite0, {count} images, batches of {k}, {rounds} rounds")
+    _compare(candidates, count, rounds)
+
+
+_LOCALIZERS = {
+    "CAM": {},
+    "output stride 16": {"output_stride": 16},
+    "output stride 8": {"output_stride": 8},
+    "views 1, 10/7, mirrored": {"scales": (1, 10 / 7), "flip": True},
+    "GrabCut": {"refine": "grabcut"},
+    "PrototypeCAM, stride 16": {"method": "prototypecam", "output_stride": 16},
+    "fast": {"preset": "fast"},
+    "localization, unrefined": {"preset": "localization", "refine": "none"},
+    "localization": {"preset": "localization"},
+}
+
+
+def _localizers(rounds: int) -> None:
+    model = cam_tf.build_classifier("EfficientNetLite0")
+    photos = [cam_tf.load_image(path) for path in cam_tf.demo_photos()]
+    images = np.stack([cam_tf.resize_image(photos[i % len(photos)], (224, 224)) for i in range(8)])
+    forward = tf.function(lambda: model(tf.cast(images, tf.float32), training=False))
+    candidates = {"forward pass": lambda: forward().numpy()}
+    for name, options in _LOCALIZERS.items():
+        localizer = cam_tf.Localizer(model, **options)
+        candidates[name] = lambda localizer=localizer: np.asarray(localizer(images).maps)
+    print(f"EfficientNet-Lite0, 8 images of 224 x 224, {rounds} rounds, {os.cpu_count()} CPU cores")
+    _compare(candidates, len(images), rounds)
+
+
+def _compare(candidates: dict, count: int, rounds: int) -> None:
+    """Times the candidates in turn and prints them as ratios to the first."""
     for run in candidates.values():  # traces
         run()
     times = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
             times[name].append(_seconds(run))
-    count = len(examples)
-    print(f"EfficientNet-Lite0, {count} images, batches of {k}, {rounds} rounds")
     for name, seconds in times.items():
         pairs = zip(seconds, times["forward pass"], strict=True)
         low, middle, high = statistics.quantiles([one / base for one, base in pairs], n=4)
