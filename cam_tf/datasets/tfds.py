@@ -30,6 +30,7 @@ class _Layout(NamedTuple):
     label: tuple[str, ...] = ("label",)
     boxes: tuple[str, ...] | None = ("bbox",)
     crowd: tuple[str, ...] | None = None
+    mask_key: str = "segmentation_mask"
     mask: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]] | None = None
 
 
@@ -38,6 +39,7 @@ _LAYOUTS = {
     # 255 times the share of the five annotators who saw the bird there: the majority decides.
     "caltech_birds2011": _Layout(mask=lambda mask: (mask > 127, None)),
     "cars196": _Layout(id="id"),
+    "cluttered_digits": _Layout(id="id", mask_key="mask", mask=lambda mask: (mask > 0, None)),
     "stanford_dogs": _Layout(boxes=("objects", "bbox")),
     # The trimap: 1 animal, 2 background, 3 the border, which is not classified. ``head_bbox`` is
     # the head only.
@@ -66,6 +68,8 @@ def tfds_examples(
     ============================  ===================================  ============================
     ``caltech_birds2010``, 2011   the bird                             the bird
     ``cars196``                   the car
+    ``cluttered_digits``          the whole digit (made here,          the whole digit
+                                  offline: 64 or 96 pixels)
     ``stanford_dogs``             every dog
     ``oxford_iiit_pet``           around all that is not background:   the animal; its border, not
                                   ``head_bbox`` is the head only       classified, is ignored
@@ -92,7 +96,7 @@ def tfds_examples(
         ImportError: tensorflow-datasets is not installed.
         ValueError: not one of these data sets, or a configuration without boxes.
     """
-    tfds = _import_tfds()
+    tfds = import_tfds("tfds_examples")
     layout = _LAYOUTS.get(name.split("/")[0].split(":")[0])
     if layout is None:
         raise ValueError(
@@ -114,14 +118,17 @@ def tfds_examples(
     return TFDSExamples(raw, layout, _at(features, layout.label).num_classes, strict)
 
 
-def _import_tfds() -> types.ModuleType:
+def import_tfds(caller: str) -> types.ModuleType:
+    """Imports tensorflow_datasets, which thereby knows ``cluttered_digits``, or says what to do."""
     try:
         import tensorflow_datasets
     except ImportError as error:
         raise ImportError(
-            "tfds_examples needs tensorflow-datasets, which is not installed: "
+            f"{caller} needs tensorflow-datasets, which is not installed: "
             'pip install "cam-tf[train]".'
         ) from error
+    import cam_tf.datasets.cluttered_digits  # noqa: F401  (registers itself)
+
     return tensorflow_datasets
 
 
@@ -158,7 +165,7 @@ class TFDSExamples(LocalizationData):
         boxes = tf.zeros((0, 4)) if layout.boxes is None else _at(record, layout.boxes)
         boxes = tf.reshape(boxes, (-1, 4))
         labels = _at(record, layout.label)
-        mask = record["segmentation_mask"] if layout.mask else tf.zeros((0, 0, 1), tf.uint8)
+        mask = record[layout.mask_key] if layout.mask else tf.zeros((0, 0, 1), tf.uint8)
         if labels.shape.rank == 0:
             return tf.data.Dataset.from_tensors((id, labels, image, boxes, mask))
         if layout.crowd:
