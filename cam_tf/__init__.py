@@ -52,6 +52,8 @@ _PUBLIC = {
     ],
     "cam_tf.datasets.localization": ["csv_examples", "wsol_examples", "xml_examples"],
     "cam_tf.datasets.tfds": ["tfds_examples"],
+    "cam_tf.datasets.augmentation": ["Augmentation"],
+    "cam_tf.datasets.training": ["training_data"],
     "cam_tf.datasets.imagenet": ["class_id", "imagenet_classes", "read_class_names"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],

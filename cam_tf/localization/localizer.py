@@ -1,10 +1,13 @@
 """One callable for localization: a method, denser maps, several views, refinement; or a preset."""
 
 import copy
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cam_tf.localization.refinement import refine as refine_maps
@@ -13,7 +16,7 @@ from cam_tf.maps.explainer import Explainer
 from cam_tf.maps.explanation import Array, Explanation
 from cam_tf.maps.methods import METHODS, find_method
 from cam_tf.maps.selection import Classes
-from cam_tf.networks.stride import with_output_stride
+from cam_tf.networks.stride import possible_strides, with_output_stride
 from cam_tf.suggestions import did_you_mean
 
 
@@ -56,8 +59,9 @@ class Localizer:
         **options: of the method.
 
     Raises:
-        ValueError: an unknown preset, method or refinement; scales or flip for a method that takes
-            none; a model whose strides cannot be changed or that cannot take other sizes.
+        ValueError: an unknown preset, method or refinement; scales or a size that are not numbers;
+            scales or flip for a method that takes none; a model whose strides cannot be changed or
+            that cannot take other sizes; when called, images to ``refine`` that are not 0..255.
 
     Example:
         >>> localize = cam_tf.Localizer(model, preset="localization")
@@ -79,15 +83,13 @@ class Localizer:
         **options,
     ):
         given = {"method": method, "output_stride": output_stride, "flip": flip, "refine": refine}
-        given["scales"] = None if scales is None else tuple(float(scale) for scale in scales)
+        given["scales"] = None if scales is None else _check_scales(scales)
         given = {name: value for name, value in given.items() if value is not None}
         self.settings = settings = replace(_find_preset(preset), **given)
         if isinstance(settings.method, str):
             explainer = find_method(settings.method)
         else:
             explainer = settings.method
-        if not settings.scales or min(settings.scales) <= 0:
-            raise ValueError(f"scales={settings.scales}: expected positive shares of the size.")
         self._largest = max(settings.scales)
         self._resizes = settings.scales != (1.0,)
         views = {}
@@ -101,11 +103,17 @@ class Localizer:
             views = {"scales": shares, "flip": settings.flip}
         if settings.refine not in (None, "none"):  # finds out now whether the method is known
             refine_maps([], tf.zeros([0, 1, 1, 1]), settings.refine)
-        self._size = tuple(size or [])
+        self._size = () if size is None else _check_size(size)
         if self._resizes or settings.output_stride is not None:
             self._size = self._size or _fixed_size(model)
-            model = with_output_stride(model, settings.output_stride, any_size=self._resizes)
+            try:
+                model = with_output_stride(model, settings.output_stride, any_size=self._resizes)
+            except ValueError as error:
+                if preset is None or output_stride is not None:
+                    raise
+                raise _not_for(preset, model, settings, error) from error
         self.explainer = explainer(model, layer, **views, **options)
+        self._given = {"layer": _plain(layer), "options": _plain(options)}
 
     @property
     def anatomy(self):
@@ -141,6 +149,7 @@ class Localizer:
             "method": names.get(method, method.__name__),
             "scales": list(self.settings.scales),
             "size": size or None,
+            **self._given,
         }
 
     def __repr__(self) -> str:
@@ -159,6 +168,8 @@ class Localizer:
         With scales, images (N, H, W, channels) may have any size, and go through the network in
         batches of ``batch_size`` for every view.
         """
+        if self.settings.refine not in (None, "none"):
+            _check_photos(images)
         seen = self._enlarged(images) if self._resizes else images
         found = self.explainer(seen, classes, top_k, batch_size=batch_size)
         if self._resizes:
@@ -179,7 +190,12 @@ class Localizer:
         if size == list(given):
             return images
         resized = tf.image.resize(images, size, "bicubic", antialias=True)
-        resized = tf.clip_by_value(resized, 0.0, 255.0)  # a bicubic filter overshoots
+        # A bicubic filter overshoots the range, which only the images themselves tell.
+        low, high = (
+            tf.cast(reduce(images, axis=[1, 2, 3], keepdims=True), tf.float32)
+            for reduce in (tf.reduce_min, tf.reduce_max)
+        )
+        resized = tf.clip_by_value(resized, low, high)
         return tf.round(resized) if self.anatomy.image.symbol.dtype.startswith(_WHOLE) else resized
 
 
@@ -200,3 +216,65 @@ def _find_preset(name: str | None) -> Preset:
 def _fixed_size(model: keras.Model) -> tuple[int, ...]:
     size = tuple(model.inputs[0].shape[1:3]) if getattr(model, "inputs", None) else ()
     return () if None in size else size
+
+
+def _check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(float(scale) for scale in scales)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(math.isfinite(scale) and scale > 0 for scale in found):
+        raise ValueError(
+            f"scales={scales!r}: expected positive numbers, shares of the size, such as "
+            "scales=(1.0, 1.5)."
+        )
+    return found
+
+
+def _check_size(size: Sequence[int]) -> tuple[int, int]:
+    try:
+        height, width = (int(length) for length in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(f"size={size!r}: expected (height, width) in pixels, such as (224, 224).")
+    return height, width
+
+
+def _not_for(preset: str, model: keras.Model, settings: Preset, error: ValueError) -> ValueError:
+    """What stands between a preset and a model, and the way out."""
+    *_, own = strides = possible_strides(model)
+    way_out = "scales=(1.0,)" if settings.output_stride in strides else f"output_stride={own}"
+    return ValueError(
+        f"preset {preset!r} is not for this model: {error} Give arguments of your own in place of "
+        f"the preset's: {way_out} (the model has the strides {strides}, and {own} leaves it as it "
+        "is)."
+    )
+
+
+def _check_photos(images: Array) -> None:
+    """Raises a ValueError if images to be refined are not pixels."""
+    pixels = np.asarray(images)
+    if pixels.dtype.kind == "u" or not pixels.size or not np.isfinite(pixels).all():
+        return  # what is not finite, the explainer refuses
+    low, high = pixels.min(), pixels.max()
+    is_fraction = pixels.dtype.kind == "f" and 0 < high <= 1
+    if low < 0 or high > 255.5 or is_fraction:
+        raise ValueError(
+            f"images of {low:.4g} to {high:.4g} cannot be refined: their edges are found in RGB "
+            "0..255. For a model of other inputs refine the photos themselves: with "
+            "refine='none', cam_tf.refine(photos, localize(images))."
+        )
+
+
+def _plain(value):
+    """A setting in plain data: itself, the name of a layer, or in words without an address."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, keras.layers.Layer):
+        return value.name
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

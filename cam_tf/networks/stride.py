@@ -8,7 +8,7 @@ Fully Connected CRFs", arXiv:1606.00915, section 3.1.
 import functools
 import operator
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -102,7 +102,8 @@ def with_output_stride(
     Raises:
         TypeError: the model has no graph that can be read, or the stride is not an integer.
         ValueError: a stride that the model does not come by, or a layer that has no counterpart
-            on denser maps: the message names it and says why.
+            on denser maps, or with ``any_size`` one that brings images to one size: the message
+            names it and says why.
     """
     graph = Graph(model)
     if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
@@ -116,10 +117,30 @@ def with_output_stride(
             f"with_output_stride({model.name!r}, {stride}): the maps of this model have a stride "
             f"of {possible[-1]}, which it comes to by way of {possible[:-1]}. Use one of these."
         )
-    any_size = any_size and any(graph.inputs[0].shape[1:3])
+    if any_size and not any(graph.inputs[0].shape[1:3]):
+        for call in graph.calls:
+            if any(value in strides for value in call.inputs):
+                _require_any_size(call, [one.shape for one in call.outputs if one in strides])
+        any_size = False
     if stride == possible[-1] and not any_size:
         return model
     return _Builder(graph, stride, strides, any_size).build(model.name)
+
+
+def possible_strides(model: keras.Model) -> list[int]:
+    """The strides that ``with_output_stride`` may be asked for; the last is the model's own."""
+    return sorted(set(_strides(Graph(model)).values()))
+
+
+def _require_any_size(call: Call, shapes: Sequence[tuple]) -> None:
+    """Refuses a call that makes maps of one size from images of any."""
+    for shape in shapes:
+        if any(length not in (None, 1) for length in shape[1:3]):
+            raise ValueError(
+                f"the model cannot be given images of any size: layer {call.path!r} "
+                f"({type(call.operation).__name__}) brings them all to {tuple(shape[1:3])}. Use it "
+                "at its own size, or take that layer out and resize the images."
+            )
 
 
 def _strides(graph: Graph) -> dict[Value, int]:
@@ -205,6 +226,8 @@ class _Builder:
             raise _refusal(call, f"does not take the denser maps ({error})") from error
         self.symbols.update(zip(call.outputs, results, strict=True))
         if after is not None:
+            if self.any_size:
+                _require_any_size(call, [one.shape for one in results])
             self.grids.update(dict.fromkeys(call.outputs, after))
 
     def _align(self, call: Call, maps: dict[Value, _Grid], given: dict) -> _Grid:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import cam_tf
 from cam_tf.localization.localizer import PRESETS, Localizer
@@ -49,11 +50,9 @@ def test_its_parts_are_those_of_the_package(network, images):
 
 
 def _bicubic(images, side):
-    import tensorflow as tf
-
-    return tf.clip_by_value(
-        tf.image.resize(images, (side, side), "bicubic", antialias=True), 0, 255
-    )
+    large = tf.image.resize(images, (side, side), "bicubic", antialias=True)
+    low, high = images.min(axis=(1, 2, 3)), images.max(axis=(1, 2, 3))
+    return np.clip(large, low[:, None, None, None], high[:, None, None, None])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (40, 90), (20, 100)])
@@ -100,7 +99,61 @@ def test_arguments_take_the_place_of_the_presets(network):
         "flip": False,
         "refine": "none",
         "size": [32, 32],
+        "layer": None,
+        "options": {},
     }
+
+
+def test_it_tells_the_layer_and_the_options(network):
+    """An evaluation goes on only where these are the same."""
+
+    def target(scores):
+        return scores[:, 0]
+
+    layer = network.layers[1]
+    for given in (layer, layer.name):
+        assert Localizer(network, method="gradcam", layer=given).describe()["layer"] == layer.name
+    described = Localizer(network, method="scorecam", max_channels=3).describe()
+    assert described["options"] == {"max_channels": 3}
+    described = Localizer(network, method="gradcam", layer=layer, target=target).describe()
+    assert "target" in described["options"]["target"]
+    assert "0x" not in described["options"]["target"]  # an address, another in each process
+
+
+def test_inputs_of_another_range_are_not_cut_off(network, images):
+    """A network of -1..1 sees the same as one with the rescaling inside."""
+    inner = keras.Input((32, 32, 3))
+    whole = keras.Model(inner, network(keras.layers.Rescaling(1 / 127.5, -1)(inner)))
+    expected = Localizer(whole, scales=(1.0, 1.5))(images, [0, 1])
+    found = Localizer(network, scales=(1.0, 1.5))(images / 127.5 - 1, [0, 1])
+    np.testing.assert_allclose(found.maps, expected.maps, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1 / 127.5, -1.0), (1 / 255, 0.0), (2.0, 0.0)])
+def test_only_pixels_are_refined(network, images, scale, shift):
+    localizer = Localizer(network, refine="grabcut")
+    with pytest.raises(ValueError, match=r"cam_tf.refine\(photos, localize\(images\)\)"):
+        localizer(images * scale + shift)
+    for black in (np.zeros((1, 32, 32, 3)), np.ones((1, 32, 32, 3), np.uint8)):
+        localizer(black)
+
+
+def test_a_preset_that_the_model_cannot_have(network):
+    with pytest.raises(ValueError, match=r"preset 'fast' is not for this model.*output_stride=4 "):
+        Localizer(network, preset="fast")
+    assert Localizer(network, preset="fast", output_stride=4).settings.output_stride == 4
+    with pytest.raises(ValueError, match="^with_output_stride"):  # as it was asked for
+        Localizer(network, preset="fast", output_stride=3)
+
+
+@pytest.mark.parametrize("side", [32, None])
+def test_scales_of_a_model_that_resizes_inside(network, side):
+    image = keras.Input((side, side, 3))
+    resizing = keras.Model(image, network(keras.layers.Resizing(32, 32, name="inside")(image)))
+    with pytest.raises(ValueError, match=r"'inside' \(Resizing\) brings them all to \(32, 32\)"):
+        Localizer(resizing, scales=(1.0, 2.0))
+    with pytest.raises(ValueError, match=r"preset 'fast'.*scales=\(1.0,\)"):
+        Localizer(resizing, preset="fast", output_stride=None, scales=None, size=(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +163,12 @@ def test_arguments_take_the_place_of_the_presets(network):
         ({"method": "gradcam", "flip": True}, "scales and flip are for CAM"),
         ({"scales": ()}, "expected positive"),
         ({"scales": (0.0, 1.0)}, "expected positive"),
+        ({"scales": (float("nan"),)}, "expected positive"),
+        ({"scales": (float("inf"), 1.0)}, "expected positive"),
+        ({"scales": 2.0}, r"scales=2.0: expected positive numbers.*\(1.0, 1.5\)"),
+        ({"scales": ("a",)}, "expected positive"),
+        ({"size": 64}, r"size=64: expected \(height, width\)"),
+        ({"size": (64, 0)}, "expected"),
         ({"refine": "crf"}, "Use 'grabcut'"),
         ({"output_stride": 3}, "stride"),
         ({"method": "gradcamm"}, "gradcam"),
