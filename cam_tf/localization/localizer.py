@@ -109,9 +109,14 @@ class Localizer:
             try:
                 model = with_output_stride(model, settings.output_stride, any_size=self._resizes)
             except ValueError as error:
-                if preset is None or output_stride is not None:
+                way_out = _way_out(model, settings, self._resizes)
+                if preset is None or not set(way_out).isdisjoint(given):
                     raise
-                raise _not_for(preset, model, settings, error) from error
+                instead = ", ".join(f"{name}={value}" for name, value in way_out.items())
+                raise ValueError(
+                    f"preset {preset!r} is not for this model as it is: {error} In place of what "
+                    f"the preset says, give {instead}."
+                ) from error
         self.explainer = explainer(model, layer, **views, **options)
         self._given = {"layer": _plain(layer), "options": _plain(options)}
 
@@ -241,15 +246,16 @@ def _check_size(size: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _not_for(preset: str, model: keras.Model, settings: Preset, error: ValueError) -> ValueError:
-    """What stands between a preset and a model, and the way out."""
-    *_, own = strides = possible_strides(model)
-    way_out = "scales=(1.0,)" if settings.output_stride in strides else f"output_stride={own}"
-    return ValueError(
-        f"preset {preset!r} is not for this model: {error} Give arguments of your own in place of "
-        f"the preset's: {way_out} (the model has the strides {strides}, and {own} leaves it as it "
-        "is)."
-    )
+def _way_out(model: keras.Model, settings: Preset, resizes: bool) -> dict:
+    """Which settings, changed, would let a model be localized with."""
+    strides, changed = possible_strides(model), {}
+    try:
+        with_output_stride(model, any_size=resizes)
+    except ValueError:
+        changed["scales"] = (1.0,)
+    if not changed or settings.output_stride not in strides:
+        changed["output_stride"] = strides[-1]
+    return changed
 
 
 def _check_photos(images: Array) -> None:
