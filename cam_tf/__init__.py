@@ -57,6 +57,7 @@ _PUBLIC = {
     "cam_tf.datasets.imagenet": ["class_id", "imagenet_classes", "read_class_names"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],
+    "cam_tf.display.sheets": ["Case", "case_sheet", "evaluation_sheet"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -77,7 +77,8 @@ def test_the_table_the_record_and_the_pictures(here):
     assert lines[-1] == "evaluation.json, images.jsonl, cases.png -> out"
     assert "meta: WSOL metadata, 6 examples with boxes" in done.stderr
     written = json.loads((here / "out" / "evaluation.json").read_text())
-    assert (written["images"], written["metadata"]) == (6, "meta")
+    assert (written["images"], written["paths"]) == (6, {"images": "photos", "metadata": "meta"})
+    assert written["settings"]["paths"] == {"images": str((here / "photos").resolve())}
     assert written["results"]["loc_top1_error"]["value"] == pytest.approx(1 / 3)
     assert written["settings"]["weights"].startswith("sha256 ")
     assert written["settings"]["localizer"]["method"] == "cam"
@@ -108,6 +109,110 @@ def test_weights_trained_on_are_other_settings(here):
     done = run(*WSOL, "-o", "out")
     assert done.exit_code == 2
     assert "weights is sha256" in done.stderr
+
+
+def test_layers_trained_between_others_are_other_settings(here):
+    """The weights are the same: what differs is the scale of a Rescaling."""
+    run(*WSOL, "-o", "out")
+    model = keras.models.load_model("colours.keras")
+    config = model.get_config()
+    (rescaling,) = [one for one in config["layers"] if one["class_name"] == "Rescaling"]
+    rescaling["config"]["scale"] = 1 / 127
+    changed = keras.Model.from_config(config)
+    changed.set_weights(model.get_weights())
+    changed.save("colours.keras")
+    done = run(*WSOL, "-o", "out")
+    assert done.exit_code == 2
+    assert "file is sha256" in done.stderr
+    assert "weights is" not in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--layer", "rescaling"), ("--max-channels", 2)])
+def test_another_layer_or_option_is_another_setting(here, option):
+    method = ("--method", "scorecam", "--limit", 1, "-o", "out")
+    assert run(*WSOL, *method, "--max-channels", 1).exit_code == 0
+    done = run(*WSOL, *method, "--max-channels", 1, *option)
+    assert done.exit_code == 2
+    name = option[0][2:].replace("-", "_")
+    assert f"{name} is {option[1]} and was" in done.stderr
+
+
+def test_images_of_another_folder(here):
+    """A wrong folder is not remembered; another right one is another setting."""
+    (here / "wrong").mkdir()
+    wrong = ("--images", "wrong", *WSOL[2:], "-o", "out")
+    done = run(*wrong)
+    assert done.exit_code == 2
+    assert "no image was evaluated: 6 bad records left out (6 missing file): a.png: " in done.stderr
+    written = json.loads((here / "out" / "evaluation.json").read_text())
+    assert (written["images"], written["bad_records"]["count"], written["results"]) == (0, 6, {})
+    done = run(*WSOL, "-o", "out")
+    assert (done.exit_code, "6 images, 0 bad records" in done.stdout) == (0, True), done.output
+    done = run(*wrong)
+    assert done.exit_code == 2
+    assert "paths.images is" in done.stderr
+
+
+def test_overwriting_leaves_nothing_old(here):
+    assert run(*WSOL, "-o", "out").exit_code == 0
+    text = (here / "meta" / "class_labels.txt").read_text()
+    (here / "meta" / "class_labels.txt").write_text(text.replace("a.png,0", "a.png,x"))
+    done = run(*WSOL, "-o", "out", "--overwrite", "--limit", 1, "--strict")
+    assert done.exit_code == 2
+    (here / "photos" / "b.png").write_text("no image")
+    done = run(*WSOL, "-o", "out", "--overwrite", "--limit", 1)
+    assert done.exit_code == 2
+    assert not (here / "out" / "cases.png").exists()
+    assert json.loads((here / "out" / "evaluation.json").read_text())["images"] == 0
+
+
+def test_what_there_is_to_evaluate(here):
+    (here / "classes.csv").write_text("image,label\na.png,0\nb.png,1\n")
+    (here / "some.csv").write_text("image,label,xmin,ymin,xmax,ymax\na.png,0,8,16,32,40\nb.png,1\n")
+    (here / "none.csv").write_text("image,label\n")
+    data = ("--images", "photos", "--model", "colours.keras", "--size", 64)
+    done = run(*data, "--metadata", "classes.csv", "-o", "out", "--json")
+    assert "2 examples without a box or a mask: the classification alone is measured" in done.stderr
+    assert list(json.loads(done.stdout)["results"]) == ["cls_top1_error"]
+    done = run(*data, "--metadata", "some.csv", "-o", "some")
+    assert "2 examples of which 1 have boxes" in done.stderr
+    done = run(*data, "--metadata", "none.csv", "-o", "none")
+    assert done.exit_code == 2
+    assert "0 examples, so there is nothing to evaluate; no bad record" in done.stderr
+    done = run(*data, "--metadata", "some.csv", "-o", "part", "--shard", "2/3")
+    assert (done.exit_code, "no example in this part" in done.stderr) == (0, True), done.output
+
+
+def save_network(path, side, channels=3, dtype="float32"):
+    """Strides up to 4 of random weights."""
+    image = keras.Input((side, side, channels), dtype=dtype)
+    network = keras.layers.Rescaling(1 / 255)(image)
+    for _ in range(2):
+        network = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu")(network)
+    pooled = keras.layers.GlobalAveragePooling2D()(network)
+    keras.Model(image, keras.layers.Dense(3, activation="softmax")(pooled)).save(path)
+
+
+def test_the_size_of_a_model_that_has_one(here):
+    save_network("fixed.keras", 32)
+    data = (*WSOL[:4], "--model", "fixed.keras", "--json", "-o", "out", "--overwrite")
+    done = run(*data, "--size", 64)
+    assert done.exit_code == 2
+    assert "--size 64: the model takes images of 32 x 32 pixels only: leave --size" in done.stderr
+    assert "examples" not in done.stderr  # before the data are read
+    done = run(*data, "--size", 64, "--scales", 1.5)
+    assert json.loads(done.stdout)["settings"]["image_size"] == [96, 96]
+    done = run(*data, "--short-side", 40, "--preset", "fast", "--output-stride", 2)
+    settings = json.loads(done.stdout)["settings"]
+    assert (settings["image_size"], settings["short_side"]) == ([46, 46], 58)
+    done = run(*data, "--short-side", 30, "--preset", "fast", "--output-stride", 2)
+    assert "--short-side 30 leaves less than the 32 pixels" in done.stderr
+
+
+def test_a_gray_model_of_whole_numbers(here):
+    save_network("gray.keras", 32, 1, "uint8")
+    done = run(*WSOL[:4], "--model", "gray.keras", "--json", "-o", "out")
+    assert (done.exit_code, done.stdout and json.loads(done.stdout)["images"]) == (0, 6)
 
 
 def test_bad_records_are_named_and_strict_stops(here):
@@ -151,6 +256,7 @@ def test_shards_and_their_merge(here):
     assert (here / "pictured" / "cases.png").exists()
     done = run("--merge", *parts, "-o", "no", *WSOL, "--threshold", 0.3)
     assert "not of this model and these data: threshold is 0.3 and was 0.2" in done.stderr
+    assert not (here / "no").exists()
     done = run("--merge", parts[0], "-o", "no")
     assert (done.exit_code, "shard 1/2 is missing" in done.stderr) == (2, True)
 
@@ -201,6 +307,11 @@ def test_parts_of_the_data(here):
         ([*WSOL, "--scales", "1,big"], "--scales '1,big': expected positive numbers"),
         ([*WSOL, "--method", "gradcm"], "Did you mean 'gradcam'"),
         ([*WSOL, "meta"], "DIRECTORIES go with --merge"),
+        ([*WSOL, "--scales", "1,nan"], "expected positive numbers"),
+        (["--images", "photos", "--metadata", "nope", *MODEL], "--metadata nope: there is no nope"),
+        (["--images", "photos", "--metadata", "no.csv", *MODEL], "there is no no.csv"),
+        (["--images", "nope", "--metadata", "meta", *MODEL], "--images nope: there is no nope"),
+        ([*WSOL, "--preset", "fast"], "preset 'fast' is not for this model"),
         (["--merge"], "--merge wants the directories"),
         (["--merge", "photos"], "photos holds no evaluation"),
         (["--dataset", "vok", "--split", "test", *MODEL], "Did you mean 'voc'"),

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
+import os
 import signal
 import sys
 import threading
@@ -30,6 +30,7 @@ from cam_tf.cli.common import (
 )
 
 _SHOWN = 10  # bad records on the screen; all are in evaluation.json
+_PATHS = ("images", "metadata", "masks", "data_dir")
 _INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
 _DATA = (
     click.option("--images", type=PATH, help="The folder of the images."),
@@ -114,12 +115,16 @@ def _merge(directories, output, as_json, overwrite, shard, save_every, **options
     if not directories:
         raise ValueError("--merge wants the directories of the shards: --merge part0 part1.")
     output = output or Path("evaluation")
-    make_writable(output)
-    evaluation = merge_evaluations(directories, output, overwrite=overwrite)
     task = None
     if options["images"] or options["dataset"]:  # the pictures are wanted too
         task = _Task.of(**options)
-        task.check(evaluation)
+
+    def check(merged) -> None:
+        if task is not None:
+            task.check(merged)
+        make_writable(output)
+
+    evaluation = merge_evaluations(directories, output, overwrite=overwrite, check=check)
     _finish(evaluation, task, output, as_json, options)
 
 
@@ -145,18 +150,21 @@ class _Task:
 
     @classmethod
     def of(cls, size, short_side, batch_size, threshold, limit, sample, seed, **options) -> "_Task":
-        classifier, localizer, many_passes = _localizer(size, **options)
+        classifier, localizer, many_passes, short_side = _localizer(size, short_side, **options)
         names = class_names(options["labels"], classifier, localizer.anatomy.classes)
         examples = _examples(names, localizer.anatomy.classes, **options)
         if sample is not None:
             examples = _sampled(examples, sample, seed)
+        data_dir = options["data_dir"]
         settings = {
             "model": classifier.name,
+            "file": None if classifier.path is None else _file_digest(classifier.path),
             "weights": _digest(classifier.model),
             "preprocess": options["preprocess"],
             "data": options["dataset"] or _kind(options["metadata"], options["split"]),
             "split": options["split"],
             "sample": None if sample is None else f"{sample} by seed {seed}",
+            "paths": {} if data_dir is None else {"data_dir": os.path.realpath(data_dir)},
         }
         shared = {
             "image_size": classifier.size,
@@ -190,7 +198,7 @@ class _Task:
     def check(self, evaluation) -> None:
         """Raises a ValueError if the evaluation is not of this model and these data."""
         from cam_tf.localization.evaluation import settings_of
-        from cam_tf.localization.evaluation_result import differences
+        from cam_tf.localization.evaluation_result import compared, differences
 
         rest = {name: value for name, value in self.rest.items() if name != "settings"}
         mine = settings_of(
@@ -201,43 +209,34 @@ class _Task:
             short_side=self.shared["short_side"],
             **rest,
         )
-        changes = differences(mine, evaluation.settings)
+        changes = differences(compared(mine), compared(evaluation.settings))
         if changes:
             raise ValueError(
                 f"the shards are not of this model and these data: {'; '.join(changes)}."
             )
 
-    def cases(self, evaluation) -> dict[str, list]:
-        """The cases of the sheet: reads and explains their images once more."""
-        from cam_tf.display.sheets import Case
-        from cam_tf.localization.evaluation import explain_records
+    def draw(self, evaluation, path: Path) -> None:
+        """Draws the sheet of the best, median and worst cases."""
+        from cam_tf.display.sheets import evaluation_sheet
+        from cam_tf.files import written_whole
 
-        rows = evaluation.cases()
-        chosen = list(itertools.chain(*rows.values()))
-        found = explain_records(self.localizer, self.examples, chosen, **self.shared)
-
-        def case(record: dict) -> Case:
-            label, first = record["label"], record["predicted"][0]
-            return Case(
-                **found[record["id"]],
-                overlap=record["iou"],
-                name=self._name(label),
-                id=record["id"],
-                predicted=None if first == label else self._name(first),
-                box=record["box"],
-            )
-
-        return {
-            name: [case(record) for record in row if record["id"] in found]
-            for name, row in rows.items()
-        }
-
-    def _name(self, label: int) -> str:
-        return self.names[label] if self.names else f"class {label}"
+        figure = evaluation_sheet(
+            evaluation,
+            self.localizer,
+            self.examples,
+            prepare=self.shared["prepare"],
+            class_names=self.names,
+            title=_heading(evaluation.settings),
+        )
+        with written_whole(path) as file, warnings.catch_warnings():
+            # A script that the font lacks (in a class name) is drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(file, format="png")
 
 
 def _localizer(
     size,
+    short_side,
     model,
     weights,
     preprocess,
@@ -251,7 +250,10 @@ def _localizer(
     refine,
     **_,
 ) -> tuple:
-    """Returns the classifier, what localizes with it, and whether that takes many passes."""
+    """Returns the classifier, what localizes with it, whether that takes many passes, and the side.
+
+    The size and the short side are those of the largest view.
+    """
     from cam_tf.localization.localizer import Localizer
     from cam_tf.networks.loading import load_classifier
 
@@ -272,21 +274,38 @@ def _localizer(
         layer=layer,
         **options,
     )
+    own = classifier.size
+    _check_sizes(size, own, short_side, localizer.anatomy.image.shape[1:3])
     if localizer.image_size is not None:  # photos are read at the size of the largest view
         classifier = dataclasses.replace(classifier, size=localizer.image_size)
-    return classifier, localizer, many_passes
+        if short_side is not None:
+            short_side = round(short_side * classifier.size[0] / own[0])
+    return classifier, localizer, many_passes, short_side
+
+
+def _check_sizes(size, own, short_side, wanted) -> None:
+    if any(length not in (None, given) for length, given in zip(wanted, own, strict=True)):
+        height, width = wanted
+        raise ValueError(
+            f"--size {size}: the model takes images of {height} x {width} pixels only: leave "
+            "--size out."
+        )
+    if short_side is not None and short_side < max(own):
+        raise ValueError(
+            f"--short-side {short_side} leaves less than the {max(own)} pixels to cut out: give at "
+            "least so many, or a smaller --size."
+        )
 
 
 def _scales(text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        scales = tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        scales = ()
-    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise ValueError(f"--scales {text!r}: expected positive numbers, such as '1,1.5,2'.")
-    return scales
+        raise ValueError(
+            f"--scales {text!r}: expected positive numbers, such as '1,1.5,2'."
+        ) from None
 
 
 def _digest(model) -> str:
@@ -296,12 +315,19 @@ def _digest(model) -> str:
     return f"sha256 {digest.hexdigest()[:16]}"
 
 
+def _file_digest(path: Path) -> str:
+    """Of the whole file: the layers and their settings belong to a model too."""
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
 def _kind(metadata: Path, split: str | None) -> str:
     """Tells the format of the annotations.
 
     Raises:
+        FileNotFoundError: there is nothing.
         ValueError: it is none of the known ones.
     """
+    _require(metadata=metadata)
     if metadata.suffix.lower() == ".csv":
         return "csv"
     if (metadata / (split or "") / "image_ids.txt").is_file() or any(
@@ -316,6 +342,12 @@ def _kind(metadata: Path, split: str | None) -> str:
     )
 
 
+def _require(**paths: Path | None) -> None:
+    for option, path in paths.items():
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"--{option} {path}: there is no {path}.")
+
+
 def _examples(
     names, classes: int, images, metadata, dataset, data_dir, split, masks, strict, labels, **_
 ):
@@ -326,6 +358,7 @@ def _examples(
         return _tfds(dataset, data_dir, split, strict, classes, images or metadata or masks)
     if images is None or metadata is None:
         raise ValueError("give the data: --images DIR and --metadata DIR, or --dataset NAME.")
+    _require(images=images, masks=masks)
     kind = _kind(metadata, split)
     if kind != "wsol" and (split or masks):
         raise ValueError("--split and --masks belong to WSOL metadata; choose by the files here.")
@@ -337,9 +370,23 @@ def _examples(
         given = names if labels not in (None, "imagenet") else None
         examples = xml_examples(images, metadata, classes=given, strict=strict)
     formats = {"wsol": "WSOL metadata", "csv": "a CSV table", "xml": "XML annotations"}
-    places = "masks" if examples.has_masks else "boxes"
-    click.echo(f"{metadata}: {formats[kind]}, {len(examples)} examples with {places}", err=True)
+    found = f"{metadata}: {formats[kind]}, {len(examples)} examples"
+    if not len(examples):
+        raise ValueError(f"{found}, so there is nothing to evaluate; {examples.report}.")
+    click.echo(f"{found} {_places(examples)}", err=True)
     return examples
+
+
+def _places(examples) -> str:
+    """What the examples have, in words."""
+    if examples.has_masks:
+        return "with masks"
+    boxed = sum(len(example.boxes) > 0 for example in examples)
+    if boxed == len(examples):
+        return "with boxes"
+    if not boxed:
+        return "without a box or a mask: the classification alone is measured"
+    return f"of which {boxed} have boxes"
 
 
 def _tfds(dataset, data_dir, split, strict, classes, files):
@@ -415,46 +462,48 @@ def _bar() -> Iterator[Callable[[int, int | None], None]]:
 
 
 def _finish(evaluation, task: _Task | None, output: Path, as_json: bool, options: dict) -> None:
-    """Writes the result and the pictures, and prints them."""
-    paths = {name: str(options[name]) for name in ("images", "metadata") if options[name]}
-    evaluation.write(output / "evaluation.json", **paths)
-    written = ["evaluation.json", "images.jsonl"]
-    if task is not None and _draw(evaluation, task, output / "cases.png"):
-        written.append("cases.png")
+    """Writes the result and the pictures, and prints them.
+
+    Raises:
+        ValueError: there were images, and none could be evaluated.
+    """
+    from cam_tf.localization.evaluation_files import naming
+    from cam_tf.localization.evaluation_result import RECORDS, SHEET, SUMMARY, overlap
+
+    paths = {name: str(options[name]) for name in _PATHS if options[name]}
+    written = [SUMMARY, RECORDS]
+    with naming(output):
+        evaluation.write(output / SUMMARY, paths)
+        if not (evaluation.images or evaluation.finished):
+            evaluation.results()  # says why there are none
+        if task is not None and any(overlap(one) is not None for one in evaluation.records()):
+            task.draw(evaluation, output / SHEET)
+            written.append(SHEET)
     if as_json:
-        click.echo(json.dumps({**paths, **evaluation.summary()}, indent=2, allow_nan=False))
+        click.echo(json.dumps({"paths": paths, **evaluation.summary()}, indent=2, allow_nan=False))
     else:
         click.echo(_heading(evaluation.settings))
         click.echo(f"{evaluation}\n")
         click.echo(f"{', '.join(written)} -> {output}")
+    _warn(evaluation, output / SUMMARY)
+
+
+def _warn(evaluation, summary: Path) -> None:
+    """Names bad records, and says what looks wrong."""
     bad = list(evaluation.bad.items())
     for id, (kind, detail) in bad[:_SHOWN]:
         click.echo(f"cam-tf: {id} was left out: {kind}: {detail}", err=True)
     if len(bad) > _SHOWN:
-        click.echo(
-            f"cam-tf: and {len(bad) - _SHOWN} more, see {output / 'evaluation.json'}", err=True
-        )
+        click.echo(f"cam-tf: and {len(bad) - _SHOWN} more, see {summary}", err=True)
     if evaluation.images >= 20 and evaluation.results()["cls_top1_error"].value == 1:
         click.echo(
             "cam-tf: not one prediction is right: are the labels those of the model?", err=True
         )
+    if not evaluation.images:
+        click.echo("cam-tf: there was no example in this part of the data.", err=True)
 
 
 def _heading(settings: dict) -> str:
     (height, width), how = settings["image_size"], settings["localizer"]
     named = [settings["model"], how["method"], f"{height} x {width} pixels"]
     return ", ".join(named)
-
-
-def _draw(evaluation, task: _Task, path: Path) -> bool:
-    from cam_tf.display.sheets import case_sheet
-    from cam_tf.files import written_whole
-
-    rows = {name: cases for name, cases in task.cases(evaluation).items() if cases}
-    if not rows:
-        return False
-    with written_whole(path) as file, warnings.catch_warnings():
-        # A script that the font lacks (in a class name) is drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        case_sheet(rows, _heading(evaluation.settings)).savefig(file, format="png")
-    return True

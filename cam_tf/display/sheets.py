@@ -1,6 +1,7 @@
 """A sheet of cases: photos with the map of their class, the true boxes, and the box drawn."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from cam_tf.datasets.images import check_image
+from cam_tf.datasets.localization import LocalizationData
 from cam_tf.display.figures import NotebookFigure, _edge, _fault
 from cam_tf.display.overlays import ALPHA, COLORMAP, find_colormap, overlay
+from cam_tf.localization.evaluation import explain_records
+from cam_tf.localization.evaluation_result import Evaluation, overlap
+from cam_tf.maps.explanation import Explanation
 from cam_tf.maps.heatmaps import resize_maps
 
 # Both stay visible on inferno and are told apart by the colour-blind: white is the brighter.
@@ -20,6 +25,8 @@ _CELL = 1.55  # inches, of the photo's longer side
 _GAP, _ROW_LABEL, _MARGIN = 0.14, 0.3, 0.12
 _FONT, _SMALL = 8.0, 6.0  # points
 _TITLE, _CAPTION = 0.38, 0.42  # inches
+_LEGEND, _LINE = 2.35, 0.2  # inches: its width, and the height of a line of the head
+_CHARACTER = 0.54 / 72  # inches for each point of the font, on average
 _DPI = 200
 
 
@@ -52,6 +59,68 @@ class Case:
     mask: np.ndarray | None = None
 
 
+def evaluation_sheet(
+    evaluation: Evaluation,
+    localizer: Callable[..., Explanation],
+    examples: LocalizationData,
+    *,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+    count: int = 6,
+) -> NotebookFigure:
+    """Draws the best, the median and the worst images of an evaluation, which it reads once more.
+
+    Args:
+        evaluation: made by ``cam_tf.evaluate`` with a ``directory``.
+        localizer: what was evaluated.
+        examples: the same data.
+        prepare: as it was evaluated.
+        class_names: by class id.
+        title: a line above all.
+        count: how many of each, at most.
+
+    Returns:
+        See ``case_sheet``.
+
+    Raises:
+        ValueError: no image with a box or a mask was evaluated, or the records were not kept.
+
+    Example:
+        >>> done = cam_tf.evaluate(localize, examples, image_size=(224, 224), directory=here)
+        >>> cam_tf.evaluation_sheet(done, localize, examples).savefig("cases.png")
+    """
+    rows = evaluation.cases(count)
+    found = explain_records(
+        localizer,
+        examples,
+        list(itertools.chain(*rows.values())),
+        image_size=evaluation.settings["image_size"],
+        short_side=evaluation.settings["short_side"],
+        prepare=prepare,
+    )
+
+    def name(label: int) -> str:
+        return class_names[label] if class_names else f"class {label}"
+
+    def case(record: dict) -> Case:
+        label, first = record["label"], record["predicted"][0]
+        return Case(
+            **found[record["id"]],
+            overlap=overlap(record),
+            name=name(label),
+            id=record["id"],
+            predicted=None if first == label else name(first),
+            box=record["box"],
+        )
+
+    there = {
+        name: [case(record) for record in row if record["id"] in found]
+        for name, row in rows.items()
+    }
+    return case_sheet({name: row for name, row in there.items() if row}, title)
+
+
 def case_sheet(
     rows: Mapping[str, Sequence[Case]],
     title: str = "",
@@ -82,11 +151,15 @@ def case_sheet(
         raise ValueError("there is no case to draw: pass a row of at least one Case.")
     width = _MARGIN + _ROW_LABEL + columns * (_CELL + _GAP)
     width = max(width, 4.2)  # room for the legend
-    high = _MARGIN + _TITLE + len(rows) * (_CELL + _CAPTION + _GAP)
+    room = width - _MARGIN - _ROW_LABEL - _GAP
+    longest = int(room / (_CHARACTER * (_FONT + 1)))
+    fits = len(title) * _CHARACTER * (_FONT + 1) + _LEGEND <= room
+    head = _MARGIN + _TITLE + (0 if fits or not title else _LINE)
+    high = head + len(rows) * (_CELL + _CAPTION + _GAP)
     figure = NotebookFigure(figsize=(width, high), dpi=_DPI, facecolor="white")
-    _head(figure, title, width, high)
+    _head(figure, _shortened(title, longest, keep_end=False), head - _TITLE, width, high)
     for i, (name, cases) in enumerate(rows.items()):
-        top = high - _MARGIN - _TITLE - i * (_CELL + _CAPTION + _GAP)
+        top = high - head - i * (_CELL + _CAPTION + _GAP)
         place = ((_MARGIN + 0.5 * _ROW_LABEL) / width, (top - _CELL / 2) / high)
         style = {"rotation": 90, "ha": "center", "va": "center", "weight": "bold"}
         figure.text(*place, name, fontsize=_FONT + 1, **style)
@@ -96,9 +169,10 @@ def case_sheet(
     return figure
 
 
-def _head(figure: NotebookFigure, title: str, width: float, high: float) -> None:
-    y = 1 - (_MARGIN + 0.08) / high
+def _head(figure: NotebookFigure, title: str, legend: float, width: float, high: float) -> None:
+    """Writes the title, and the legend so many inches below the top: beside it or below."""
     style = {"va": "center", "parse_math": False}
+    y = 1 - (_MARGIN + 0.08) / high
     figure.text((_MARGIN + _ROW_LABEL) / width, y, title, fontsize=_FONT + 1, **style)
     kinds = {"true box": (TRUE, 1.7), "box of the map": (DRAWN, 1.0)}
     lines = [
@@ -108,7 +182,7 @@ def _head(figure: NotebookFigure, title: str, width: float, high: float) -> None
     figure.legend(
         handles=lines,
         loc="center right",
-        bbox_to_anchor=(1 - _GAP / width, y),
+        bbox_to_anchor=(1 - _GAP / width, 1 - (legend + 0.08) / high),
         ncols=2,
         fontsize=_FONT,
         frameon=False,
@@ -142,7 +216,7 @@ def _draw(figure, case: Case, left: float, top: float, alpha: float, colormap) -
     lines += [("", _SMALL, "#777777", case.id)]
     y = bottom - 0.05
     for lead, size, colour, text in lines:
-        characters = int(_CELL / (0.54 * size / 72)) - len(lead)
+        characters = int(_CELL / (_CHARACTER * size)) - len(lead)
         shown = lead + _shortened(text, characters, keep_end=text == case.id)
         figure.text(
             left / wide, y / high, shown, fontsize=size, color=colour, va="top", parse_math=False

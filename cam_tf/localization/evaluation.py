@@ -9,14 +9,16 @@ import functools
 import hashlib
 import json
 import math
+import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import keras
 import numpy as np
 import tensorflow as tf
@@ -24,6 +26,7 @@ import tensorflow as tf
 import cam_tf
 from cam_tf.datasets.images import resize_image
 from cam_tf.datasets.localization import (
+    Example,
     Examples,
     LocalizationData,
     RecordError,
@@ -36,7 +39,7 @@ from cam_tf.localization.evaluation_result import Evaluation, new_metrics
 from cam_tf.localization.localizer import Localizer
 from cam_tf.localization.metrics import StreamingMetric
 from cam_tf.localization.refinement import refine
-from cam_tf.localization.score_maps import score_maps
+from cam_tf.localization.score_maps import PROTOCOL_SIZE, score_maps
 from cam_tf.localization.true_boxes import TIE, iou
 from cam_tf.maps.explanation import Explanation
 
@@ -66,7 +69,8 @@ def evaluate(
     The map of the true class gives the boxes, also those of the top-1 and top-5 localization error:
     there a prediction only counts if it is the true class, so the maps are the same. GT-known and
     the localization errors draw the box of the largest region above ``threshold``; MaxBoxAcc,
-    MaxBoxAccV2 and PxAP follow the WSOL protocol. An image whose map is not finite is a bad record.
+    MaxBoxAccV2 and PxAP follow the WSOL protocol, whose score maps have 224 x 224 pixels whatever
+    the network takes. An image whose map is not finite is a bad record.
 
     With a ``directory`` a run that was killed at any moment goes on where it was, in the same
     batches: the figures are those of a run that was not.
@@ -82,7 +86,8 @@ def evaluate(
         limit: only the first so many examples.
         shard: (index, count): every ``count``-th example from ``index`` on, for one worker;
             ``merge_evaluations`` puts the workers' directories together.
-        settings: what else the figures depend on, in plain data, such as the model's name.
+        settings: what else the figures depend on, in plain data, such as the model's name; under
+            ``paths``, where the data lie, which workers on several machines need not share.
         directory: where to keep ``images.jsonl`` (a record for each image) and ``state.json``.
         overwrite: begin anew, whatever the directory holds.
         save_every: seconds from one saved state to the next.
@@ -94,9 +99,11 @@ def evaluate(
         its ``records()`` are gone.
 
     Raises:
-        ValueError: a label that the model does not have, ids that are not unique, a directory with
-            an evaluation of other settings, or what the localizer raises for these images.
+        ValueError: a model with one output, a label that the model does not have, ids that are not
+            unique, a directory with an evaluation of other settings, or what the localizer raises
+            for these images.
         RecordError: the first bad record of examples that are ``strict``.
+        OSError: the directory cannot be written to; what was saved before is kept.
     """
     check_shard(*shard)
     classes = localizer.anatomy.classes
@@ -120,9 +127,10 @@ def evaluate(
         if done.finished:
             return done
         selected = _Selected(examples, shard, limit, done.position)
+        selected.remember(done)
         batches = selected.dataset(image_size, short_side=short_side, batch_size=batch_size)
         localizer, sharpen = _without_refinement(localizer)
-        measure = _Measure(top, threshold, sharpen, cut=short_side is not None)
+        measure = _Measure(top, threshold, sharpen, short_side is not None, examples.strict)
         before, start = done.seconds, time.monotonic()
         if progress is not None:
             progress(selected.gone_through(done.position), selected.total)
@@ -139,7 +147,10 @@ def evaluate(
                 files.save(done, now=False)
                 if progress is not None:
                     progress(selected.gone_through(done.position), selected.total)
-            done = done.plus({}, bad=_sorted({**done.bad, **selected.bad()}), finished=True)
+            bad = _sorted({**done.bad, **selected.bad()})
+            # Where all was bad, the next run is to try again: the data may be mended.
+            is_empty = bad.keys() <= examples.report.bad.keys()
+            done = done.plus({}, bad=bad, finished=done.images > 0 or is_empty)
         finally:  # also of an interrupted run: ``done`` is one whole step or the next
             files.save(done)
     return done
@@ -167,8 +178,10 @@ def settings_of(
     else:  # not by the names of layers, which Keras counts up within a process
         layers = [list(value.shape[1:]) for value in localizer.anatomy.layers]
         described = {"method": type(localizer).__name__, "layers": layers}
+    settings = settings or {}
     whole = {
-        **(settings or {}),
+        **settings,
+        "paths": {**settings.get("paths", {}), **_folders(examples)},
         "localizer": described,
         **given,
         "shard": "{}/{}".format(*shard),
@@ -246,6 +259,11 @@ def _sorted(bad: dict) -> dict:
 
 def _check_examples(examples: LocalizationData, classes: int) -> None:
     """Finds out before the work what can be known by then."""
+    if classes < 2:
+        raise ValueError(
+            "the model has one output, and so no classes to rank: top-1 and the map of the true "
+            "class need an output for each class, such as Dense(2, activation='softmax')."
+        )
     if not isinstance(examples, Examples):
         return
     counts = collections.Counter(example.id for example in examples)
@@ -265,14 +283,46 @@ def _check_label(id: str, label: int, classes: int) -> None:
 
 
 def _fingerprint(examples: LocalizationData) -> str | None:
-    """A digest of the ids, labels and boxes, where they are known before reading."""
+    """A digest of the ids, labels, boxes and masks, where they are known before reading.
+
+    Masks are told by their names in their folder, which another machine may have elsewhere.
+    """
     if not isinstance(examples, Examples):
         return None
-    digest = hashlib.sha256()
+    digest, start = hashlib.sha256(), len(_common_folder(map(_masks, examples)) or "")
     for example in examples:
         places = np.asarray(example.boxes, np.float64).tolist()
         digest.update(repr((example.id, example.label, example.size, places)).encode())
+        for mask in _masks(example):
+            is_file = _is_path(mask)
+            digest.update(os.path.abspath(mask)[start:].encode() if is_file else mask.tobytes())
     return f"{len(examples)} examples, sha256 {digest.hexdigest()[:16]}"
+
+
+def _folders(examples: LocalizationData) -> dict[str, str]:
+    """The folders that the files lie in."""
+    if not isinstance(examples, Examples):
+        return {}
+    files = {"images": ([one.image] for one in examples), "masks": map(_masks, examples)}
+    found = {name: _common_folder(paths) for name, paths in files.items()}
+    return {name: os.path.realpath(folder) for name, folder in found.items() if folder}
+
+
+def _masks(example: Example) -> list:
+    masks = [*example.masks, example.ignore]
+    return [mask for mask in masks if mask is not None]
+
+
+def _common_folder(files: Iterable[Iterable]) -> str | None:
+    """The absolute path of the folder that holds all of the files; None if there are none."""
+    folders = {
+        os.path.dirname(os.path.abspath(one)) for some in files for one in some if _is_path(one)
+    }
+    return os.path.commonpath(folders) if folders else None
+
+
+def _is_path(source) -> bool:
+    return isinstance(source, (str, os.PathLike))
 
 
 class _Selected(LocalizationData):
@@ -289,6 +339,7 @@ class _Selected(LocalizationData):
         super().__init__(Report(), base.strict, base.has_masks)
         self._base, self._shard, self._chosen = base, shard, chosen
         self._index: dict[str, int] = {}
+        self.fault: ValueError | None = None  # TensorFlow would hide what kind of error it is
         elements = base._elements().enumerate().take(-1 if limit is None else limit)
         elements = elements.shard(shard[1], shard[0])
         total = int(elements.cardinality())
@@ -299,6 +350,19 @@ class _Selected(LocalizationData):
         """How many examples of this shard lie before a position in the data."""
         index, count = self._shard
         return max(0, math.ceil((position - index) / count))
+
+    def remember(self, done: Evaluation) -> None:
+        """Knows the images of an evaluation that goes on, to tell if one comes again."""
+        if done.images:
+            self._index = {one["id"]: one["index"] for one in done.records()}
+
+    def _note(self, id: str, index: int) -> None:
+        before = self._index.setdefault(id, index)
+        if before != index:
+            self.fault = ValueError(
+                f"the id {id!r} belongs to the examples {before} and {index}: ids must be unique."
+            )
+            raise self.fault
 
     def _elements(self) -> tf.data.Dataset:
         elements = self._all
@@ -311,9 +375,9 @@ class _Selected(LocalizationData):
         try:
             example = self._base._example(*values)
         except RecordError as error:
-            self._index[error.id] = int(index)
+            self._note(error.id, int(index))
             raise
-        self._index[example.id] = int(index)
+        self._note(example.id, int(index))
         return example
 
     def index_of(self, id: str) -> int:
@@ -360,6 +424,8 @@ def _strictly(batches: tf.data.Dataset, selected: _Selected) -> Iterator[dict]:
     try:
         yield from batches.as_numpy_iterator()
     except tf.errors.InvalidArgumentError:
+        if selected.fault is not None:
+            raise selected.fault from None
         bad = selected.bad()
         if not bad:
             raise
@@ -370,9 +436,12 @@ def _strictly(batches: tf.data.Dataset, selected: _Selected) -> Iterator[dict]:
 class _Measure:
     """From a batch and its explanation to metrics and records; called in threads."""
 
-    def __init__(self, top: Sequence[int], threshold: float, sharpen: Callable, cut: bool):
+    def __init__(
+        self, top: Sequence[int], threshold: float, sharpen: Callable, cut: bool, strict: bool
+    ):
         self.k = max(top)
-        self._top, self._threshold, self._sharpen, self._cut = top, threshold, sharpen, cut
+        self._top, self._threshold, self._sharpen = top, threshold, sharpen
+        self._cut, self._strict = cut, strict
 
     def __call__(self, batch: dict, explained: Explanation) -> _Counted:
         maps = self._sharpen(batch.pop("image"), explained.maps[:, self.k :])[:, 0]
@@ -383,6 +452,9 @@ class _Measure:
             for id, good in zip(batch["id"], finite, strict=True)
             if not good
         }
+        if bad and self._strict:
+            id = next(iter(bad))
+            raise RecordError(id, *bad[id])
         batch = {name: _where(values, finite) for name, values in batch.items()}
         batch["predicted"] = np.asarray(explained.class_ids)[finite, : self.k]
         metrics = new_metrics(self._top)
@@ -391,9 +463,9 @@ class _Measure:
         maps = maps[finite]
         drawn = boxes(maps[:, None], self._threshold, size=explained.image_size)[:, 0]
         metrics["classification"].update(batch["predicted"], batch["label"])
-        overlaps = self._boxes(metrics, batch, maps, drawn)
+        overlaps = {"iou": self._boxes(metrics, batch, maps, drawn)}
         if "mask" in batch:
-            overlaps = self._masks(metrics, batch, maps, overlaps)
+            overlaps["mask_iou"] = self._masks(metrics, batch, maps)
         records = _records(batch, drawn, overlaps, self._top)
         return _Counted(metrics, records, bad, position)
 
@@ -419,18 +491,23 @@ class _Measure:
         metrics["boxes"].update(score_maps(maps[boxed]), truths, sizes)
         return best
 
-    def _masks(self, metrics: dict, batch: dict, maps, overlaps) -> list[float | None]:
-        """Counts pixels; an image without a box has the overlap of its region and its mask."""
+    def _masks(self, metrics: dict, batch: dict, maps) -> list[float]:
+        """Counts pixels, and returns the overlap of each image's region and mask."""
         true, ignore = batch["mask"], batch["ignore_mask"]
-        size = true.shape[1:]
-        metrics["pixels"].update(score_maps(maps, size), true, ignore)
-        kept = masks(maps[:, None], self._threshold, size=size)[:, 0]
+        metrics["pixels"].update(score_maps(maps), _at_protocol(true), _at_protocol(ignore))
+        kept = masks(maps[:, None], self._threshold, size=true.shape[1:])[:, 0]
         common = (kept & true).sum(axis=(1, 2))
         union = ((kept & ~ignore) | true).sum(axis=(1, 2))
-        shares = (common / np.maximum(union, 1)).tolist()
-        return [
-            share if best is None else best for share, best in zip(shares, overlaps, strict=True)
-        ]
+        return (common / np.maximum(union, 1)).tolist()
+
+
+def _at_protocol(masks: np.ndarray) -> np.ndarray:
+    """Masks (N, H, W) bool at the protocol's size."""
+    height, width = PROTOCOL_SIZE
+    resized = [
+        cv2.resize(np.uint8(one), (width, height), interpolation=cv2.INTER_NEAREST) for one in masks
+    ]
+    return np.stack(resized).astype(bool)
 
 
 def _where(values, chosen: np.ndarray):
@@ -440,12 +517,14 @@ def _where(values, chosen: np.ndarray):
     return [value for value, keep in zip(values, chosen, strict=True) if keep]
 
 
-def _records(batch: dict, drawn: np.ndarray, overlaps: Sequence, top: Sequence[int]) -> list[dict]:
-    """What is noted of each image: plain data, for a line of JSON."""
+def _records(
+    batch: dict, drawn: np.ndarray, overlaps: dict[str, Sequence], top: Sequence[int]
+) -> list[dict]:
+    """What is noted of each image: plain data, for a line of JSON; None where it has no box."""
     rows = []
-    for i, overlap in enumerate(overlaps):
+    for i, overlap in enumerate(overlaps["iou"]):
         label, predicted = int(batch["label"][i]), batch["predicted"][i].tolist()
-        hit = overlap is not None and overlap >= 0.5 - TIE
+        hit = None if overlap is None else overlap >= 0.5 - TIE
         right = {n: label in predicted[:n] for n in top}
         rows.append(
             {
@@ -453,10 +532,10 @@ def _records(batch: dict, drawn: np.ndarray, overlaps: Sequence, top: Sequence[i
                 "id": batch["id"][i],
                 "label": label,
                 "predicted": predicted,
-                "iou": overlap,
+                **{name: values[i] for name, values in overlaps.items()},
                 "box": [float(edge) for edge in drawn[i]],
                 **{f"cls_top{n}": right[n] for n in top},
-                **{f"loc_top{n}": right[n] and hit for n in top},
+                **{f"loc_top{n}": None if hit is None else right[n] and hit for n in top},
                 "gt_known": hit,
             }
         )

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cam_tf.datasets.localization import Report
 from cam_tf.files import written_whole
 from cam_tf.localization.classification import ClassificationError
 from cam_tf.localization.max_box_acc import MaxBoxAcc
 from cam_tf.localization.metrics import GTKnown, LocalizationError, StreamingMetric
 from cam_tf.localization.pixel_metrics import PxAP
 
-RECORDS = "images.jsonl"
+RECORDS, SUMMARY, SHEET = "images.jsonl", "evaluation.json", "cases.png"
+# In the settings: where the data lie, which is not the same for workers on several machines.
+PATHS = "paths"
 _METRICS = {
     "classification": ClassificationError,
     "localization": LocalizationError,
@@ -70,7 +73,7 @@ class Evaluation:
         position: how many examples of the data it has gone through, bad ones and those of other
             shards too.
         bytes: the length of the records of these images in ``images.jsonl``.
-        finished: whether that was all.
+        finished: whether that was all; not where all records were bad.
         workers: how many evaluations it was merged from.
         directory: where the records are.
     """
@@ -109,6 +112,14 @@ class Evaluation:
         Raises:
             ValueError: no image was evaluated.
         """
+        found = self._results()
+        if not found:
+            report = Report()
+            report.bad = dict(self.bad)
+            raise ValueError(f"no image was evaluated: {report}")
+        return found
+
+    def _results(self) -> dict[str, Figure]:
         found = {}
         for metric in self.metrics.values():
             if metric.images and not _is_empty(metric):
@@ -117,8 +128,6 @@ class Evaluation:
                     # Of all images, not only of those with a box.
                     if name not in found and not name.endswith("_threshold"):
                         found[name] = self._figure(name, values, metric.images)
-        if not found:
-            raise ValueError(f"no image was evaluated; {len(self.bad)} records were left out.")
         return found
 
     def _figure(self, name: str, values: Mapping[str, float], images: int) -> Figure:
@@ -143,22 +152,28 @@ class Evaluation:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_per_second, 3),
             "workers": self.workers,
-            "results": {name: found._asdict() for name, found in self.results().items()},
+            "results": {name: found._asdict() for name, found in self._results().items()},
         }
 
-    def write(self, path: Path, **about) -> None:
-        """Writes ``summary()`` as a JSON file, after what else there is to say of it."""
-        whole = json.dumps({**about, **self.summary()}, indent=2, allow_nan=False)
+    def write(self, path: Path, paths: Mapping[str, str] | None = None) -> None:
+        """Writes ``summary()`` as a JSON file, after the ``paths`` that the data were read from."""
+        whole = json.dumps({PATHS: dict(paths or {}), **self.summary()}, indent=2, allow_nan=False)
         with written_whole(path) as file:
             file.write(whole.encode() + b"\n")
 
     def records(self) -> Iterator[dict]:
-        """Reads what was noted of each image, in the order of the data."""
+        """Reads what was noted of each image, in the order of the data.
+
+        Raises:
+            ValueError: they were not kept.
+        """
+        if self.directory is None or not (self.directory / RECORDS).is_file():
+            raise ValueError("the records of the images were not kept: evaluate with a directory.")
         with open(self.directory / RECORDS, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
     def cases(self, count: int = 6) -> dict[str, list[dict]]:
-        """Chooses records by their overlap: the best, those around the median, and the worst.
+        """Chooses records by their ``overlap``: the best, those around the median, and the worst.
 
         Args:
             count: how many of each, fewer where there are fewer than three times as many images.
@@ -166,8 +181,8 @@ class Evaluation:
         Returns:
             "best", "median" and "worst", each from the better to the worse, no image twice.
         """
-        ranked = [one for one in self.records() if one["iou"] is not None]
-        ranked.sort(key=lambda one: (-one["iou"], one["index"]))
+        ranked = [one for one in self.records() if overlap(one) is not None]
+        ranked.sort(key=lambda one: (-overlap(one), one["index"]))
         count = min(count, max(1, len(ranked) // 3))
         middle = max(count, (len(ranked) - count) // 2)
         ends = {"best": (0, count), "median": (middle, min(middle + count, len(ranked) - count))}
@@ -197,6 +212,16 @@ class Evaluation:
         return table(self)
 
 
+def overlap(record: Mapping) -> float | None:
+    """A record's IoU with the best true box, or else with the mask; None if it has neither."""
+    return record.get("mask_iou") if record["iou"] is None else record["iou"]
+
+
+def compared(settings: Mapping) -> dict:
+    """The settings that all shards of an evaluation share."""
+    return {name: value for name, value in settings.items() if name not in ("shard", PATHS)}
+
+
 def combined(parts: Sequence[Evaluation]) -> Evaluation:
     """Adds up the shards of an evaluation.
 
@@ -206,7 +231,7 @@ def combined(parts: Sequence[Evaluation]) -> Evaluation:
     shards = [part.settings["shard"] for part in parts]
     count = int(shards[0].split("/")[1])
     for part in parts:
-        changes = differences({**part.settings, "shard": ""}, {**parts[0].settings, "shard": ""})
+        changes = differences(compared(part.settings), compared(parts[0].settings))
         if changes:
             raise ValueError(
                 f"{part.directory} and {parts[0].directory} are no shards of one evaluation: "
@@ -214,8 +239,8 @@ def combined(parts: Sequence[Evaluation]) -> Evaluation:
             )
         if not part.finished:
             raise ValueError(
-                f"{part.directory} is not finished: it has seen {part.images} images. Run its "
-                "command again, and merge then."
+                f"{part.directory} is not finished: it has seen {part.images} images and "
+                f"{len(part.bad)} bad records. Run its command again, and merge then."
             )
     missing = sorted({f"{i}/{count}" for i in range(count)} - set(shards))
     if missing or len(shards) != count:
@@ -272,7 +297,10 @@ def table(evaluation: Evaluation) -> str:
     """Writes the figures in percent, with standard errors and thresholds, a line for each."""
     speed = f"{evaluation.images_per_second:.1f} images/s" + " a worker" * (evaluation.workers > 1)
     left_out = f"{len(evaluation.bad)} bad record{'' if len(evaluation.bad) == 1 else 's'}"
-    lines = [f"{evaluation.images} images, {left_out}, {speed}", ""]
+    lines = [f"{evaluation.images} images, {left_out}, {speed}"]
+    if not evaluation.images:
+        return lines[0]
+    lines += [""]
     lines.append(f"{'':28} {'%':>7} {'± s.e.':>7} {'threshold':>10}")
     for name, found in evaluation.results().items():
         shown = _NAMES.get(name) or f"  IoU {float(name.rpartition('_')[2]) / 100:g}"

@@ -30,6 +30,7 @@ class Classifier:
         channels: 3, or 1 for a model of gray images.
         preprocess: from RGB 0..255 (N, H, W, channels) to what the model was trained on.
         is_imagenet: whether the classes are known to be ImageNet's.
+        path: the file that it was loaded from.
     """
 
     name: str
@@ -38,12 +39,15 @@ class Classifier:
     channels: int = 3
     preprocess: Callable[[np.ndarray], np.ndarray] | None = None
     is_imagenet: bool = False
+    path: Path | None = None
 
     def images(self, photos: Sequence[np.ndarray]) -> np.ndarray:
         """Turns photos (H, W, 3), RGB 0..255, into a batch (N, height, width, channels)."""
         batch = np.stack([resize_image(photo, self.size) for photo in photos])
         if self.channels == 1:
             batch = (batch @ _LUMA)[..., None]
+            if "int" in self.model.inputs[0].dtype and self.preprocess is None:
+                batch = np.rint(batch)  # a cast would cut off, and an explainer refuses fractions
         return batch if self.preprocess is None else self.preprocess(batch)
 
 
@@ -104,7 +108,7 @@ def _load_file(path: Path, preprocess: Callable | None) -> Classifier:
         )
     height, width, channels = shapes[0]
     size = (height or _DEFAULT_SIZE, width or _DEFAULT_SIZE)
-    return Classifier(path.name, model, size, channels, preprocess)
+    return Classifier(path.name, model, size, channels, preprocess, path=path)
 
 
 def load_keras_file(path: Path) -> keras.Model:

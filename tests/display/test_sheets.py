@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
@@ -106,3 +107,19 @@ def test_mistakes():
         case_sheet({"best": [case(image=np.zeros((4, 4)))]})
     with pytest.raises(ValueError, match="Did you mean 'viridis'"):
         case_sheet({"best": [case()]}, colormap="virids")
+
+
+@pytest.mark.parametrize("columns", [1, 2, 6])
+@pytest.mark.parametrize(
+    "title", ["CAM", "a model of a long name, prototypecam, 224 x 224", "a long name, " * 30]
+)
+def test_the_title_and_the_legend_stand_apart(columns, title):
+    figure = case_sheet({"best": [case()] * columns}, title)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    written = figure.texts[0].get_window_extent(renderer)
+    legend = figure.legends[0].get_window_extent(renderer)
+    assert not written.overlaps(legend)
+    photo = figure.axes[0].get_window_extent(renderer)
+    for one in (written, legend):
+        assert figure.bbox.x0 <= one.x0 and one.x1 <= figure.bbox.x1
+        assert photo.y1 < one.y0 and one.y1 <= figure.bbox.y1

@@ -1,5 +1,6 @@
 """The evaluation: literal figures, bad records, kills at any moment, shards, and conventions."""
 
+import errno
 import json
 import os
 import random
@@ -14,11 +15,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import cam_tf
 from cam_tf.datasets.localization import Example, Examples, RecordError
 from cam_tf.datasets.tfds import TFDSExamples, _Layout
-from cam_tf.localization import LocalizationError, MaxBoxAcc, score_maps
+from cam_tf.localization import LocalizationError, MaxBoxAcc, PxAP, score_maps
 from cam_tf.localization.evaluation import evaluate, explain_records
 from cam_tf.localization.evaluation_files import RunFiles, merge_evaluations, read_state
 from cam_tf.localization.evaluation_result import Figure
@@ -111,9 +113,9 @@ def test_the_table_and_the_summary(tmp_path):
     assert "localization error, top-1      66.67   27.22      0.200" in lines
     assert "MaxBoxAccV2                    77.78" in lines
     assert any(line.startswith("  IoU 0.3                     100.00    0.00 ") for line in lines)
-    found.write(tmp_path / "evaluation.json", images="there")
+    found.write(tmp_path / "evaluation.json", {"images": "there"})
     written = json.loads((tmp_path / "evaluation.json").read_text())
-    assert written["images"] == 3
+    assert (written["images"], written["paths"]) == (3, {"images": "there"})
     assert written["settings"]["examples"].startswith("3 examples, sha256 ")
     assert written["results"]["gt_known"]["value"] == pytest.approx(2 / 3)
     assert written["seconds"] > 0
@@ -157,8 +159,13 @@ def test_bad_records_are_named_counted_and_left_out(tmp_path):
     assert found.summary()["bad_records"]["count"] == 4
     with pytest.raises(RecordError, match="text: damaged image"):
         run(Examples(mixed[1:], strict=True), batch_size=1)
-    with pytest.raises(ValueError, match="no image was evaluated; 4 records"):
-        run(Examples(bad)).results()
+    found = run(Examples(bad))
+    with pytest.raises(
+        ValueError, match=r"no image was evaluated: 4 bad records .*1 missing file.*gone: "
+    ):
+        found.results()
+    assert (found.summary()["results"], found.summary()["bad_records"]["count"]) == ({}, 4)
+    assert not found.finished
 
 
 def test_a_map_that_is_not_finite_is_a_bad_record():
@@ -176,6 +183,8 @@ def test_a_map_that_is_not_finite_is_a_bad_record():
     assert (found.images, list(found.bad)) == (2, ["beside"])
     assert found.bad["beside"][0] == "map not finite"
     assert found.results()["gt_known"].value == 1
+    with pytest.raises(RecordError, match="beside: map not finite"):
+        evaluate(broken, Examples(examples, strict=True), image_size=(SIDE, SIDE))
 
 
 def test_masks_without_boxes(tmp_path):
@@ -186,10 +195,121 @@ def test_masks_without_boxes(tmp_path):
     ]
     found = run(Examples(examples[:1])).results()
     assert set(found) == {"cls_top1_error", "pxap"}
-    assert found["pxap"].value == pytest.approx(1)
+    assert found["pxap"].value == pytest.approx(1, abs=1e-4)  # stretched to 224 x 224
     both = run(Examples(examples), directory=tmp_path)
     assert 0.25 < both.results()["pxap"].value < 1
-    assert [one["iou"] for one in both.records()] == [1, pytest.approx(1 / 3)]
+    first, second = both.records()
+    assert (first["mask_iou"], second["mask_iou"]) == (1, pytest.approx(1 / 3))
+    for record in (first, second):  # in no count of the table
+        assert [record[name] for name in ("iou", "gt_known", "loc_top1")] == [None] * 3
+    assert [one["id"] for row in both.cases().values() for one in row] == ["right", "beside"]
+
+
+def test_pixels_are_counted_at_the_protocols_size():
+    """The figure of a mask does not depend on what the network takes."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.repeat(rng.integers(0, 255, (7, 7, 3)), 32, axis=0), 32, axis=1)
+    mask = np.zeros((224, 224), bool)
+    mask[32:160, 64:192] = True
+    example = Example("one", 0, image.astype(np.uint8), masks=(mask,), ignore=~mask)
+    cam = cam_tf.CenterGaussian(colours())
+    expected = PxAP()
+    expected.update(score_maps(cam(np.float32(image[None]), 0))[:, 0], mask[None], ~mask[None])
+    for size in (56, 224, 448):
+        found = evaluate(cam, Examples([example]), image_size=(size, size))
+        curve = found.metrics["pixels"].curve()
+        np.testing.assert_array_equal(found.metrics["pixels"]._totals["object"].sum(), 128**2)
+        if size == 224:
+            np.testing.assert_allclose(curve["recall"], expected.curve()["recall"])
+
+
+def test_masks_of_another_folder_are_other_data(tmp_path):
+    for folder in "abc":
+        (tmp_path / folder).mkdir()
+        for name in ("m", "n"):
+            Image.fromarray(photo((0, 255, 8, 4))).save(tmp_path / folder / f"{name}.png")
+
+    def examples(masks, name="m"):
+        mask = (tmp_path / masks / f"{name}.png",)
+        return Examples([Example("one", 0, tmp_path / "a" / "m.png", masks=mask)])
+
+    run(examples("b"), directory=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"paths.masks is .*c and was .*b\. "):
+        run(examples("c"), directory=tmp_path / "out")
+    with pytest.raises(ValueError, match="examples is 1 examples"):
+        run(examples("b", "n"), directory=tmp_path / "out")
+
+
+def test_what_was_all_bad_is_tried_again(tmp_path):
+    """With another path too: there is nothing to be lost."""
+    for folder in ("empty", "full"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(photo((0, 255, 8, 4))).save(tmp_path / "full" / "one.png")
+
+    def examples(folder):
+        box = np.array([[8, 4, 20, 16]])
+        return Examples([Example("one", 0, tmp_path / folder / "one.png", box)])
+
+    assert not run(examples("empty"), directory=tmp_path / "out").finished
+    found = run(examples("full"), directory=tmp_path / "out")
+    assert (found.images, found.bad, found.finished) == (1, {}, True)
+    assert len(list(found.records())) == 1
+    with pytest.raises(ValueError, match=r"paths.images is .*empty and was .*full"):
+        run(examples("empty"), directory=tmp_path / "out")
+
+
+def test_workers_need_not_have_the_data_in_one_place(tmp_path):
+    for i in range(2):
+        (tmp_path / f"data{i}").mkdir()
+        files = [tmp_path / f"data{i}" / f"{name}.png" for name in "ab"]
+        for path in files:
+            Image.fromarray(photo((0, 255, 8, 4))).save(path)
+        examples = [Example(path.stem, 0, path, masks=(path,)) for path in files]
+        run(Examples(examples), directory=tmp_path / f"part{i}", shard=(i, 2))
+    merged = merge_evaluations([tmp_path / "part0", tmp_path / "part1"], tmp_path / "whole")
+    assert merged.images == 2
+
+
+def test_a_shard_without_examples(tmp_path):
+    whole = run(Examples(three()))
+    parts = [tmp_path / str(i) for i in range(4)]
+    for i, part in enumerate(parts):
+        found = run(Examples(three()), directory=part, shard=(i, 4))
+    assert (found.images, found.finished) == (0, True)
+    assert str(found).startswith("0 images")
+    assert merge_evaluations(parts, tmp_path / "out").results() == whole.results()
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on(tmp_path, monkeypatch):
+    flush, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(1)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"out cannot be written to \(No space left.*goes on"):
+        run(Examples(many(23)), directory=tmp_path / "out", save_every=0)
+    monkeypatch.undo()
+    assert 0 < read_state(tmp_path / "out").images < 23
+    found = run(Examples(many(23)), directory=tmp_path / "out")
+    assert found.results() == run(Examples(many(23))).results()
+    assert [one["index"] for one in found.records()] == list(range(23))
+
+
+def test_the_sheet_of_an_evaluation(tmp_path):
+    cam, examples = cam_tf.CAM(colours()), Examples(many(12))
+    found = run(examples, directory=tmp_path)
+    names = ["red", "green", "blue"]
+    figure = cam_tf.evaluation_sheet(found, cam, examples, class_names=names, title="Squares")
+    assert len(figure.axes) == 12
+    texts = {text.get_text() for text in figure.texts}
+    assert {"Squares", "best", "median", "worst", "000", "011"} <= texts
+    assert any(text.endswith("green") for text in texts)
+    with pytest.raises(ValueError, match="were not kept: evaluate with a directory"):
+        cam_tf.evaluation_sheet(run(examples), cam, examples)
 
 
 def test_an_image_whose_box_is_cut_away_still_counts_for_classification():
@@ -363,6 +483,25 @@ def test_shards_merge_to_the_whole(tmp_path):
         merge_evaluations(parts, tmp_path / "whole")
     with pytest.raises(ValueError, match="holds no evaluation"):
         merge_evaluations([tmp_path], tmp_path / "no")
+    around = tmp_path / "whole" / ".." / "part1"  # by another name
+    with pytest.raises(ValueError, match="holds an evaluation"):
+        merge_evaluations(parts, around, overwrite=True)
+    with (
+        RunFiles(tmp_path / "merged", merged.settings, False, 5.0),
+        pytest.raises(ValueError, match="another process is evaluating into"),
+    ):
+        merge_evaluations(parts, tmp_path / "merged", overwrite=True)
+
+    def refuse(merged):
+        raise ValueError(f"{merged.images} images of another model")
+
+    with pytest.raises(ValueError, match="19 images of another model"):
+        merge_evaluations(parts, tmp_path / "no", check=refuse)
+    assert not (tmp_path / "no").exists()
+    os.truncate(parts[1] / "images.jsonl", 100)
+    with pytest.raises(ValueError, match=r"images.jsonl has 100 bytes, and state.json says"):
+        merge_evaluations(parts, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_an_unfinished_shard_is_not_merged(tmp_path):
@@ -372,7 +511,7 @@ def test_an_unfinished_shard_is_not_merged(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(Examples(many(9)), directory=tmp_path, progress=stop)
-    with pytest.raises(ValueError, match="is not finished: it has seen 4 images"):
+    with pytest.raises(ValueError, match="is not finished: it has seen 4 images and 0 bad"):
         merge_evaluations([tmp_path], tmp_path / "no")
 
 
@@ -381,6 +520,25 @@ def test_labels_of_other_classes_and_ids_twice():
         run(Examples([Example("x", 3, photo(), np.ones((1, 4)))]))
     with pytest.raises(ValueError, match="the id 'right' belongs to 2 examples"):
         run(Examples(three() + three()[:1]))
+
+
+def test_a_model_of_one_output_ranks_nothing():
+    image = keras.Input((SIDE, SIDE, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image))
+    model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(pooled))
+    with pytest.raises(ValueError, match="the model has one output, and so no classes to rank"):
+        evaluate(cam_tf.CAM(model), Examples(three()), image_size=(SIDE, SIDE))
+
+
+def test_ids_twice_in_a_stream(tmp_path):
+    """Found when they come; those before a run that goes on too."""
+    examples = many(9)
+    examples[7] = replace(examples[7], id="002")
+    with pytest.raises(ValueError, match=r"the id '002#\d' belongs to the examples [45] and 1[45]"):
+        run(_as_tfds(examples), directory=tmp_path)
+    assert 0 < read_state(tmp_path).images <= 12
+    with pytest.raises(ValueError, match="ids must be unique"):
+        run(_as_tfds(examples), directory=tmp_path)
 
 
 def _as_tfds(examples: list[Example], strict: bool = False) -> TFDSExamples:
