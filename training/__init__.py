@@ -1,0 +1,1 @@
+"""Scripts that train classifiers: ``python -m training.train``, from the root of the repository."""

@@ -1,0 +1,152 @@
+"""What a run leaves behind: callbacks for each epoch, and the figures at its end."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cam_tf.callbacks import CAMCallback, LocalizationCallback
+from cam_tf.datasets.tfds import tfds_examples
+from cam_tf.datasets.training import TrainingData
+from cam_tf.files import written_whole
+from training.checkpoints import BEST, LAST, LOG, AveragedWeights, Checkpoint, State
+from training.config import Config
+
+RESULTS = "results.json"
+
+
+def epoch_callbacks(
+    config: Config,
+    held_out: TrainingData,
+    state: State,
+    resumed: bool,
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of one phase, in the order in which they need each other.
+
+    Args:
+        config: of the run.
+        held_out: the validation data.
+        state: where the run stands.
+        resumed: whether the phase goes on from a checkpoint.
+
+    Raises:
+        ImportError: TensorBoard is asked for and is not installed.
+    """
+    found = [keras.callbacks.TerminateOnNaN(raise_error=True)]
+    if config.ema is not None:
+        found.append(AveragedWeights(exchanged=resumed))
+    localization = localization_callback(
+        config, config.validation_split, config.localization_images
+    )
+    if localization:
+        found.append(localization)
+    found.append(keras.callbacks.CSVLogger(config.folder / LOG, append=True))
+    board = config.folder / "tensorboard" if config.tensorboard else None
+    if board:
+        _require_tensorboard()
+        found.append(keras.callbacks.TensorBoard(board, write_graph=False))
+    if config.picture_images:
+        found.append(_pictures(config, held_out, config.folder / "pictures", board))
+    return [*found, Checkpoint(config.folder, config.monitor, state)]
+
+
+def _require_tensorboard() -> None:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            '--tensorboard needs TensorBoard, which is not installed: pip install "cam-tf[train]". '
+            "Without it log.csv has the same figures and pictures/ the same pictures."
+        ) from error
+
+
+def _pictures(config: Config, data: TrainingData, directory: Path, board: Path | None):
+    images, labels = _first(data, config.picture_images)
+    return CAMCallback(images, labels, directory=directory, log_dir=board, class_names=data.classes)
+
+
+def _first(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first images, and their class ids."""
+    batches = data.dataset.unbatch().take(count).batch(count)
+    return next(batches.as_numpy_iterator())
+
+
+def localization_callback(
+    config: Config, split: str, most: int | None = None
+) -> LocalizationCallback | None:
+    """Measures localization on the images of a split, or None if there are no boxes.
+
+    Args:
+        config: of the run.
+        split: of a data set of TFDS.
+        most: how many images; None for all.
+    """
+    if most == 0 or Path(config.data).expanduser().is_dir():
+        return None
+    try:
+        examples = tfds_examples(
+            config.data, split, data_dir=config.data_dir, download=config.download
+        )
+    except ValueError as error:
+        print(f"No figures of localization: {error}")
+        return None
+    wanted = {"image": [], "label": [], "boxes": [], "size": []}
+    for example in examples.dataset(config.image_size).take(-1 if most is None else most):
+        for name, values in wanted.items():
+            values.append(example[name].numpy())
+    return LocalizationCallback(
+        np.stack(wanted["image"]),
+        np.stack(wanted["label"]),
+        wanted["boxes"],
+        image_sizes=np.stack(wanted["size"]),
+    )
+
+
+def write_results(
+    config: Config,
+    models: dict[str, keras.Model],
+    data: TrainingData,
+    held_out: Sequence,
+    state: State,
+) -> dict:
+    """Measures the last and the best model, writes ``results.json`` and ``sheet.png``.
+
+    Args:
+        config: of the run.
+        models: by ``"last"`` and ``"best"``, compiled.
+        data: the test data.
+        held_out: the same as batches for ``evaluate``.
+        state: where the run stands.
+
+    Returns:
+        What is in the file.
+    """
+    split = config.test_split or config.validation_split
+    measure = localization_callback(config, split)
+    found: dict = {"split": split, "epochs": state.epochs, "best_epoch": state.best_epoch}
+    for name, model in models.items():
+        figures = model.evaluate(held_out, return_dict=True, verbose=0)
+        if measure:
+            measure.set_model(model)
+            measure.on_train_begin()
+            figures |= {k.removeprefix("val_"): v for k, v in measure.measure().items()}
+        found[name] = {k: float(v) for k, v in figures.items()}
+        if not all(map(math.isfinite, found[name].values())):
+            raise ValueError(f"{name}.keras gives figures that are not finite: {found[name]}")
+    if config.picture_images:
+        _draw_sheet(config, models["best"], data)
+    found["files"] = [BEST, LAST, LOG]
+    with written_whole(config.folder / RESULTS) as file:
+        file.write((json.dumps(found, indent=2) + "\n").encode())
+    return found
+
+
+def _draw_sheet(config: Config, model: keras.Model, data: TrainingData) -> None:
+    drawing = _pictures(config, data, config.folder, None)
+    drawing.set_model(model)
+    keras.callbacks.CallbackList([drawing], model=model).on_train_begin()
+    with written_whole(config.folder / "sheet.png") as file:
+        drawing.draw("best model").savefig(file, format="png")
