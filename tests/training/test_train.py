@@ -92,5 +92,5 @@ def test_a_misspelt_key_and_a_misspelt_backbone(shapes, tmp_path):
     done = _run(tmp_path / "run", shapes, "--config", str(config))
     assert done.returncode == 1 and "batch_size" in done.stderr
     done = _run(tmp_path / "run", shapes, "--backbone", "SmalVGG")
-    assert done.returncode == 1 and "SmallVGG" in done.stderr
+    assert done.returncode == 1 and "'SmalVGG' is unknown" in done.stderr
     assert not (tmp_path / "run" / "last.keras").exists()
