@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
@@ -44,11 +44,14 @@ class State:
         epochs: how many are complete.
         best: the best value of what is monitored, None before the first.
         best_epoch: the epoch that it is of, counted from 0.
+        seeds: the states of the model's random generators (of dropout, for one), which Keras does
+            not save.
     """
 
     epochs: int = 0
     best: float | None = None
     best_epoch: int | None = None
+    seeds: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, folder: Path) -> "State":
@@ -65,7 +68,7 @@ class State:
                 return cls(**json.loads(archive.read(_STATE)))
         except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is damaged, or not of a training run ({error}). Move it away."
+                f"{path} is damaged or not of a training run ({error}). Move it away to begin anew."
             ) from error
 
 
@@ -103,6 +106,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._state.best, self._state.best_epoch = value, epoch
             save_whole(self.model, self._folder / BEST)
         self._state.epochs = epoch + 1
+        self._state.seeds = [seed.numpy().tolist() for seed in _seeds(self.model)]
         save_whole(self.model, self._folder / LAST, self._state)
 
 
@@ -117,6 +121,7 @@ def explained(error: Exception) -> str:
             "command would come to the same end."
         )
     if isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError):
+        text = str(error).strip().splitlines()[-1][:300]
         return f"A worker is lost ({text}). Start all again with the same command."
     return f"{text} ({type(error).__name__}). The same command goes on when that is mended."
 
@@ -136,14 +141,20 @@ def save_whole(model: keras.Model, path: Path, state: State | None = None) -> No
         os.replace(unfinished, path)
 
 
-def restore(model: keras.Model, folder: Path) -> None:
+def restore(model: keras.Model, folder: Path, state: State) -> None:
     """Loads weights and optimizer of ``last.keras`` into a model compiled for the same phase."""
     try:
         model.load_weights(folder / LAST)
+        for seed, value in zip(_seeds(model), state.seeds, strict=True):
+            seed.assign(value)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{folder / LAST} does not fit the run's network: {str(error).strip()[:300]}"
         ) from error
+
+
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    return [variable for variable in model.variables if "seed_generator" in variable.path]
 
 
 def tidy(folder: Path, epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""What a training run can be told: one table for the flags, the YAML file and the checks."""
+"""What a training run can be told: one table, from which come flags, YAML and checks."""
 
 import dataclasses
 import types
@@ -94,6 +94,11 @@ class Config:
                 raise ValueError(f"--{name} is missing: {_fields()[name].metadata['help']}")
         if not self.head_epochs + self.epochs:
             raise ValueError("head_epochs and epochs are 0: there is nothing to train.")
+        if self.xla and self.deterministic:
+            raise ValueError(
+                "xla does not go with deterministic operations (Keras would not compile): add "
+                "--no-deterministic, or leave out --xla."
+            )
         if self.strategy != "one" and self.gradient_accumulation > 1:
             raise ValueError(
                 f"gradient_accumulation={self.gradient_accumulation} goes with strategy 'one' "
@@ -192,21 +197,25 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> Config:
     return Config.from_values({**values, **flags})
 
 
-def save_config(config: Config) -> None:
-    """Writes the configuration into the folder of the run, or checks that it is the one there.
+def save_config(config: Config, begun: bool) -> None:
+    """Writes the configuration into the folder of the run.
+
+    Args:
+        config: of the run.
+        begun: whether an epoch is complete: then it must be the configuration that is there.
 
     Raises:
         ValueError: the run was begun with another configuration.
     """
     path, text = config.folder / _FILE, config.to_yaml()
-    if path.exists():
+    if begun and path.exists():
         before, now = yaml.safe_load(path.read_text()), yaml.safe_load(text)
         changed = [key for key in now if key != "run" and before.get(key) != now[key]]
         if changed:
-            list_ = "; ".join(f"{key}: {before.get(key)!r}, now {now[key]!r}" for key in changed)
+            several = "; ".join(f"{key}: {before.get(key)!r}, now {now[key]!r}" for key in changed)
             raise ValueError(
-                f"{config.run} holds a run of another configuration ({list_}). Go on with the old "
-                "one, or choose another --run."
+                f"{config.run} holds a run of another configuration ({several}). Go on with the "
+                "old one, or choose another --run."
             )
         return
     with written_whole(path) as file:

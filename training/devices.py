@@ -101,8 +101,8 @@ class Watch:
             waited = time.monotonic() - self._last
             if waited > self._patience:
                 print(
-                    f"Error: no word of the other workers for {waited:.0f} s: one is lost, "
-                    "stuck or not started. The last checkpoint is whole: start all workers again "
+                    f"Error: nothing was heard of the other workers for {waited:.0f} s: one is "
+                    "lost, stuck or not started. The last checkpoint is whole: start all again "
                     "with the same command.",
                     file=sys.stderr,
                     flush=True,

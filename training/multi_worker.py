@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from training.checkpoints import State, tidy
 from training.config import Config, save_config
+from training.data import one_hot, open_data
 from training.devices import Watch, worker
 from training.phases import Phase, build, loss_and_metrics, prepare
 
@@ -40,13 +41,13 @@ def train_together(config: Config, strategy: tf.distribute.Strategy) -> dict:
     with single.alone(config.folder) if first else _nothing(), single.explaining_errors(config):
         state = State.of(config.folder)
         if first:
-            save_config(config)
+            save_config(config, begun=state.epochs > 0)
             tidy(config.folder, state.epochs)
         replicas = strategy.num_replicas_in_sync
         shard = {"replicas": replicas, "shard": (index, workers)}
-        data = single.open_data(config, config.train_split, training=True, **shard)
-        share = single.open_data(config, config.validation_split, like=data, **shard)
-        held_out = single.open_data(config, config.validation_split, like=data)
+        data = open_data(config, config.train_split, training=True, **shard)
+        share = open_data(config, config.validation_split, like=data, **shard)
+        held_out = open_data(config, config.validation_split, like=data)
         plain = build(config, len(data.classes))
         with strategy.scope():
             model = build(config, len(data.classes))
@@ -99,7 +100,7 @@ class _Team:
         self._copy(self._plain, self._model)
         train_step, test_step = tf.function(self._step), tf.function(self._test_step)
         callbacks = keras.callbacks.CallbackList(callbacks, model=self._plain, epochs=phase.end)
-        batches = self._batches(data, start)
+        batches = iter(self._distributed(data, start))
         with Watch() as watch:
             callbacks.on_train_begin()
             for epoch in range(start, phase.end):
@@ -119,22 +120,15 @@ class _Team:
             self.meet()
             callbacks.on_train_end()
 
-    def _batches(self, data, start: int) -> Iterator[tuple]:
-        """This worker's share of each batch, divided among its replicas.
-
-        By hand: the iterator of ``distribute_datasets_from_function`` ends in an error for data
-        sets with nested functions ("input ^Const is not found", TensorFlow 2.21).
-        """
+    def _distributed(self, data, start: int):
         classes = self._model.output_shape[-1]
-        for images, labels in data.epochs(start):
-            batch = (images, tf.one_hot(labels, classes))
-            parts = [tf.split(values, self._local) for values in batch]
-            yield tuple(self._to_replicas(part) for part in parts)
+        size = self._config.batch_size // self._strategy.num_replicas_in_sync
 
-    def _to_replicas(self, parts: list[tf.Tensor]):
-        return self._strategy.experimental_distribute_values_from_function(
-            lambda context: parts[context.replica_id_in_sync_group % self._local]
-        )
+        def share(context) -> tf.data.Dataset:
+            batches = data.epochs(start).rebatch(size)  # one for each replica of this worker
+            return one_hot(batches, classes)
+
+        return self._strategy.distribute_datasets_from_function(share)
 
     def _step(self, *batch) -> tf.Tensor:
         return self._sum(self._strategy.run(self._train_step, args=batch))
@@ -143,7 +137,7 @@ class _Team:
         replicas = self._strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
             scores = self._model(images, training=True)
-            loss = self._loss(labels, scores)
+            loss = self._mean_loss(labels, scores)
             penalties = self._model.losses  # of layers; Keras adds them to the loss
             total = (loss + tf.add_n(penalties) if penalties else loss) / replicas
         variables = self._model.trainable_variables
@@ -155,7 +149,11 @@ class _Team:
     def _test_step(self, images, labels):
         """Measures on the plain model: nothing waits for other workers here."""
         scores = self._plain(images, training=False)
-        return self._counts(self._loss(labels, scores), labels, scores)
+        return self._counts(self._mean_loss(labels, scores), labels, scores)
+
+    def _mean_loss(self, labels, scores) -> tf.Tensor:
+        """The mean over the images given; a Keras loss itself also divides it among replicas."""
+        return tf.reduce_mean(self._loss.call(labels, scores))
 
     def _counts(self, loss, labels, scores) -> tf.Tensor:
         """(images, loss, right, right among five), added up over a batch."""
@@ -175,9 +173,9 @@ class _Team:
 
     def _validate(self, test_step: Callable, share) -> dict[str, float]:
         """Each worker measures its share, however many batches that has; then all add up."""
-        classes, sums = self._model.output_shape[-1], tf.zeros(4)
-        for images, labels in share.dataset:
-            sums += test_step(images, tf.one_hot(labels, classes))
+        sums = tf.zeros(4)
+        for images, labels in one_hot(share.dataset, self._model.output_shape[-1]):
+            sums += test_step(images, labels)
         return self._figures(self._add_up(sums))
 
     def _add_up(self, sums: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ from cam_tf.datasets.training import TrainingData
 from cam_tf.files import written_whole
 from training.checkpoints import BEST, LAST, LOG, AveragedWeights, Checkpoint, State
 from training.config import Config
+from training.data import plainly
 
 RESULTS = "results.json"
 
@@ -58,7 +59,8 @@ def _require_tensorboard() -> None:
         import tensorboard  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            '--tensorboard needs TensorBoard, which is not installed: pip install "cam-tf[train]". '
+            "--tensorboard needs TensorBoard, which is not installed: "
+            'pip install "cam-tf[tensorboard]". '
             "Without it log.csv has the same figures and pictures/ the same pictures."
         ) from error
 
@@ -70,7 +72,7 @@ def _pictures(config: Config, data: TrainingData, directory: Path, board: Path |
 
 def _first(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images, and their class ids."""
-    batches = data.dataset.unbatch().take(count).batch(count)
+    batches = plainly(data.dataset.unbatch().take(count).batch(count))
     return next(batches.as_numpy_iterator())
 
 
@@ -94,7 +96,8 @@ def localization_callback(
         print(f"No figures of localization: {error}")
         return None
     wanted = {"image": [], "label": [], "boxes": [], "size": []}
-    for example in examples.dataset(config.image_size).take(-1 if most is None else most):
+    some = examples.dataset(config.image_size).take(-1 if most is None else most)
+    for example in plainly(some):
         for name, values in wanted.items():
             values.append(example[name].numpy())
     return LocalizationCallback(

@@ -25,10 +25,11 @@ import click
 import keras
 import tensorflow as tf
 
-from cam_tf.datasets.training import TrainingData, training_data
+from cam_tf.datasets.training import TrainingData
 from cam_tf.networks.loading import load_keras_file
 from training.checkpoints import BEST, LAST, State, TrainingError, explained, restore, tidy
 from training.config import Config, config_options, read_config, save_config
+from training.data import one_hot, open_data
 from training.devices import open_strategy, worker
 from training.outputs import RESULTS, epoch_callbacks, write_results
 from training.phases import Phase, build, loss_and_metrics, phases, prepare
@@ -40,9 +41,6 @@ from training.phases import Phase, build, loss_and_metrics, phases, prepare
 @config_options
 def main(path: Path | None, **flags) -> None:
     """Reads flags and file, and trains."""
-    # Keras warns at the end of each pass over data whose damaged files nobody has counted.
-    warnings.filterwarnings("ignore", message=".*ran out of data")
-    warnings.filterwarnings("ignore", message=".*shuffle=True. was passed, but will be ignored")
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
         results = train(read_config(path, given))
@@ -76,11 +74,14 @@ def train(config: Config) -> dict:
         return train_together(config, strategy)
     config.folder.mkdir(parents=True, exist_ok=True)
     with alone(config.folder):
-        save_config(config)
+        state = State.of(config.folder)
+        save_config(config, begun=state.epochs > 0)
         if (config.folder / RESULTS).exists():
             return json.loads((config.folder / RESULTS).read_text())
-        state = State.of(config.folder)
-        with explaining_errors(config):
+        with explaining_errors(config), warnings.catch_warnings():
+            # Keras warns after each pass over data whose damaged files nobody has counted.
+            warnings.filterwarnings("ignore", message=".*ran out of data")
+            warnings.filterwarnings("ignore", message=".*shuffle=True. was passed")
             return _train(config, strategy, state)
 
 
@@ -107,44 +108,6 @@ def _train(config: Config, strategy: tf.distribute.Strategy, state: State) -> di
         return finish(config, model, data, state)
 
 
-def open_data(
-    config: Config,
-    split: str,
-    *,
-    replicas: int = 1,
-    training: bool = False,
-    like: TrainingData | None = None,
-    shard: tuple[int, int] = (0, 1),
-) -> TrainingData:
-    """Opens a split of the data, to train on or to measure.
-
-    Raises:
-        ValueError: the classes are not those of ``like``, and as for ``training_data``.
-    """
-    data = training_data(
-        config.data,
-        split,
-        size=config.image_size,
-        batch_size=config.batch_size // shard[1],
-        augment=training and config.augment,
-        shuffle=training,
-        seed=config.seed,
-        replicas=replicas // shard[1],
-        cache=config.cache,
-        data_dir=config.data_dir,
-        download=config.download,
-        shard=shard,
-    )
-    if like is not None and data.classes != like.classes:
-        raise ValueError(f"{split!r} has other classes than {config.train_split!r}.")
-    return data
-
-
-def one_hot(batches: tf.data.Dataset, classes: int) -> tf.data.Dataset:
-    """Class ids as distributions, which label smoothing needs."""
-    return batches.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
-
-
 def remaining(
     model: keras.Model, config: Config, state: State, steps: int
 ) -> Iterator[tuple[Phase, bool]]:
@@ -160,7 +123,7 @@ def remaining(
         prepare(model, config, phase, steps)
         inside = False
         if not restored:
-            restore(model, config.folder)
+            restore(model, config.folder, state)
             restored = inside = True
             print(f"Going on after epoch {state.epochs} of {config.all_epochs}.")
         if state.epochs < phase.end:
