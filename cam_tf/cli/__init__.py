@@ -1,4 +1,4 @@
-"""The command line: ``cam-tf explain``, ``demo``, ``evaluate`` and ``backbones``."""
+"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``backbones``."""
 
 import click
 
@@ -6,6 +6,7 @@ import cam_tf
 from cam_tf.cli.common import errors_in_a_line, quiet_tensorflow
 from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
+from cam_tf.cli.export import export
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +30,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-for _command in (explain, demo, evaluate):
+for _command in (explain, demo, evaluate, export):
     main.add_command(_command)

@@ -1,0 +1,1 @@
+"""What leaves the notebook: a classifier and its maps as a SavedModel."""
