@@ -1,6 +1,7 @@
 """What the commands share: options, errors of one line, and a quiet TensorFlow."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -98,6 +99,67 @@ def find_explainer(method: str | None, max_channels: int | None) -> tuple[type, 
     if max_channels is not None:
         raise ValueError(f"--max-channels: {method or 'cam'} asks no channels one by one.")
     return found, {}, False
+
+
+def load_localizer(
+    size: int | None,
+    *,
+    model,
+    weights,
+    preprocess,
+    method,
+    max_channels,
+    layer,
+    preset,
+    output_stride,
+    scales,
+    flip,
+    refine,
+    **_,
+) -> tuple:
+    """Returns the classifier, what localizes with it, and whether that takes many passes.
+
+    The size is that of the input in pixels, None being the model's; all others are as ``MODEL`` and
+    ``LOCALIZER`` give them.
+    """
+    from cam_tf.localization.localizer import Localizer
+
+    found, options, many_passes = find_explainer(method, max_channels)
+    classifier = load_sized(size, model, weights, preprocess)
+    localizer = Localizer(
+        classifier.model,
+        preset=preset,
+        method=None if method is None else found,
+        output_stride=output_stride,
+        scales=_scales(scales),
+        flip=flip,
+        refine=refine,
+        size=classifier.size,
+        layer=layer,
+        **options,
+    )
+    return classifier, localizer, many_passes
+
+
+def load_sized(size: int | None, model, weights, preprocess):
+    """Loads a classifier that takes images of a size; None: its own."""
+    from cam_tf.networks.loading import load_classifier
+
+    if size is None:
+        return load_classifier(model, weights, preprocess, None)
+    classifier = load_classifier(model, weights, preprocess, (size, size, 3))
+    return dataclasses.replace(classifier, size=(size, size))
+
+
+def _scales(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--scales {text!r}: expected positive numbers, such as '1,1.5,2'."
+        ) from None
 
 
 def make_writable(directory: Path) -> None:

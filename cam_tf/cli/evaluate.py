@@ -22,7 +22,7 @@ from cam_tf.cli.common import (
     PATH,
     class_names,
     errors_in_a_line,
-    find_explainer,
+    load_localizer,
     make_writable,
     output_option,
     quiet_tensorflow,
@@ -234,46 +234,12 @@ class _Task:
             figure.savefig(file, format="png")
 
 
-def _localizer(
-    size,
-    short_side,
-    model,
-    weights,
-    preprocess,
-    method,
-    max_channels,
-    layer,
-    preset,
-    output_stride,
-    scales,
-    flip,
-    refine,
-    **_,
-) -> tuple:
+def _localizer(size: int | None, short_side: int | None, **options) -> tuple:
     """Returns the classifier, what localizes with it, whether that takes many passes, and the side.
 
     The size and the short side are those of the largest view.
     """
-    from cam_tf.localization.localizer import Localizer
-    from cam_tf.networks.loading import load_classifier
-
-    found, options, many_passes = find_explainer(method, max_channels)
-    shape = None if size is None else (size, size, 3)
-    classifier = load_classifier(model, weights, preprocess, shape)
-    if size is not None:
-        classifier = dataclasses.replace(classifier, size=(size, size))
-    localizer = Localizer(
-        classifier.model,
-        preset=preset,
-        method=None if method is None else found,
-        output_stride=output_stride,
-        scales=_scales(scales),
-        flip=flip,
-        refine=refine,
-        size=classifier.size,
-        layer=layer,
-        **options,
-    )
+    classifier, localizer, many_passes = load_localizer(size, **options)
     own = classifier.size
     _check_sizes(size, own, short_side, localizer.anatomy.image.shape[1:3])
     if localizer.image_size is not None:  # photos are read at the size of the largest view
@@ -295,17 +261,6 @@ def _check_sizes(size, own, short_side, wanted) -> None:
             f"--short-side {short_side} leaves less than the {max(own)} pixels to cut out: give at "
             "least so many, or a smaller --size."
         )
-
-
-def _scales(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"--scales {text!r}: expected positive numbers, such as '1,1.5,2'."
-        ) from None
 
 
 def _digest(model) -> str:

@@ -1,6 +1,5 @@
 """``cam-tf export``: a directory that TensorFlow Serving answers photos from."""
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -13,6 +12,8 @@ from cam_tf.cli.common import (
     class_names,
     errors_in_a_line,
     find_explainer,
+    load_localizer,
+    load_sized,
     quiet_tensorflow,
     with_options,
 )
@@ -61,12 +62,12 @@ def export(directory: Path, **options) -> None:
 def _export(directory, top_k, threshold, maps, max_pixels, frozen, overwrite, **options) -> None:
     from cam_tf.export.saved_model import CARD, MAX_PIXELS, export_saved_model
 
-    classifier, explainer = _explainer(**options)
+    size, classifier, explainer = _explainer(**options)
     export_saved_model(
         explainer,
         directory,
         top_k=top_k,
-        image_size=classifier.size,
+        image_size=size,
         threshold=threshold,
         class_names=class_names(options["labels"], classifier, explainer.anatomy.classes),
         maps=maps,
@@ -78,18 +79,13 @@ def _export(directory, top_k, threshold, maps, max_pixels, frozen, overwrite, **
     click.echo(f"{directory}: {explainer!r}; {CARD} describes it")
 
 
-def _explainer(**options) -> tuple:
-    """Returns the classifier, and its localizer or, if no more is asked for, its explainer."""
-    from cam_tf.cli.evaluate import _localizer
+def _explainer(size, **options) -> tuple:
+    """Returns the size, the classifier, and its localizer or, if that is enough, its explainer."""
     from cam_tf.export.saved_model import explainer_for
-    from cam_tf.networks.loading import load_classifier
 
     if options["method"] is not None or any(options[name] is not None for name in _VIEWS):
-        return _localizer(**options)[:2]
+        classifier, localizer, _ = load_localizer(size, **options)
+        return localizer.image_size or classifier.size, classifier, localizer
     find_explainer(None, options["max_channels"])
-    size = options["size"]
-    shape = None if size is None else (size, size, 3)
-    classifier = load_classifier(options["model"], options["weights"], options["preprocess"], shape)
-    if size is not None:
-        classifier = dataclasses.replace(classifier, size=(size, size))
-    return classifier, explainer_for(classifier.model, options["layer"])
+    classifier = load_sized(size, options["model"], options["weights"], options["preprocess"])
+    return classifier.size, classifier, explainer_for(classifier.model, options["layer"])
