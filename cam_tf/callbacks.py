@@ -53,9 +53,9 @@ class LocalizationCallback(_AfterEpochs):
     the true classes), ``val_loc_top1_error`` and, from five classes on, ``val_loc_top5_error``: so
     ``History``, ``CSVLogger``, ``TensorBoard``, ``EarlyStopping(monitor="val_loc_maxboxaccv2",
     mode="max")`` and ``ModelCheckpoint`` see them, if they come after it in the list of callbacks.
-    Boxes follow the paper's 20 % rule. The explainer is compiled once and explains the live
-    weights; each time costs a forward pass over the images and about 10 ms an image for the
-    metrics.
+    Boxes of the last three follow the paper's rule, of 20 % or another share. The explainer is
+    compiled once and explains the live weights; each time costs a forward pass over the images and
+    about 10 ms an image for the metrics.
 
     Args:
         images: (N, H, W, channels) as the model takes them.
@@ -67,6 +67,7 @@ class LocalizationCallback(_AfterEpochs):
         explainer: makes the explainer of the model, such as ``cam_tf.GradCAM``, or a
             ``functools.partial`` of one.
         batch_size: images explained at once.
+        threshold: the boxes' share of the map's maximum.
 
     Raises:
         ValueError: numbers of images, boxes, classes and sizes that differ, an image without a
@@ -84,8 +85,10 @@ class LocalizationCallback(_AfterEpochs):
         every: int = 1,
         explainer: MakeExplainer = CAM,
         batch_size: int = 32,
+        threshold: float = 0.2,
     ):
         super().__init__(every, explainer, batch_size)
+        self._threshold = threshold
         self._images, self._class_ids = images, np.asarray(class_ids)
         if not len(images) or self._class_ids.shape != (len(images),):
             raise ValueError(
@@ -114,7 +117,7 @@ class LocalizationCallback(_AfterEpochs):
             part = slice(start, start + self._batch_size)
             images, ids, truth = self._images[part], self._class_ids[part], self._true_boxes[part]
             explained = self._explainer(images, ids, top_k=k)  # the predicted, then the true class
-            drawn = boxes(explained)
+            drawn = boxes(explained, threshold=self._threshold)
             error.update(explained.class_ids[:, :k], drawn[:, :k], ids, truth)
             known.update(drawn[:, k], truth)
             sizes = None if self._sizes is None else self._sizes[part]

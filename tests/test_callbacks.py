@@ -36,6 +36,18 @@ def test_literal_figures(tiny_model, photos):
     assert logs == {f"val_loc_{name}": 1 - ("error" in name) for name in NAMES}
 
 
+def test_the_threshold_of_the_boxes(tiny_model, photos):
+    """The whole image has a faint evidence of a tenth: at 5 % the box is the image."""
+    images, labels, boxes = photos
+    images = np.where(images == images.max(axis=-1, keepdims=True), images, 0)
+    images[..., :2] = np.maximum(images[..., :2], 0.9)
+    for threshold, known in ((0.05, 0.0), (0.2, 1.0)):
+        callback = LocalizationCallback(images, labels, boxes, threshold=threshold)
+        callback.set_model(tiny_model)
+        callback.on_train_begin()
+        assert callback.measure()["val_loc_gt_known"] == known
+
+
 def test_the_figures_are_of_the_live_weights_and_equal_the_metrics(tiny_model, photos):
     images, labels, boxes = photos
     tiny_model.compile("sgd", "sparse_categorical_crossentropy")

@@ -77,7 +77,7 @@ def _first(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def localization_callback(
-    config: Config, split: str, most: int | None = None
+    config: Config, split: str, most: int | None = None, **options
 ) -> LocalizationCallback | None:
     """Measures localization on the images of a split, or None if there are no boxes.
 
@@ -85,27 +85,35 @@ def localization_callback(
         config: of the run.
         split: of a data set of TFDS.
         most: how many images; None for all.
+        **options: of ``LocalizationCallback``.
     """
-    if most == 0 or Path(config.data).expanduser().is_dir():
-        return None
     try:
-        examples = tfds_examples(
-            config.data, split, data_dir=config.data_dir, download=config.download
-        )
+        found = annotated(config, split, most)
     except ValueError as error:
         print(f"No figures of localization: {error}")
         return None
+    if found is None:
+        return None
+    images, class_ids, boxes, sizes = found
+    return LocalizationCallback(images, class_ids, boxes, image_sizes=sizes, **options)
+
+
+def annotated(config: Config, split: str, most: int | None = None) -> tuple | None:
+    """The images, class ids, true boxes and sizes in pixels of a split; None for folders.
+
+    Raises:
+        ValueError: the data set has no boxes.
+    """
+    if most == 0 or Path(config.data).expanduser().is_dir():
+        return None
+    examples = tfds_examples(config.data, split, data_dir=config.data_dir, download=config.download)
     wanted = {"image": [], "label": [], "boxes": [], "size": []}
     some = examples.dataset(config.image_size).take(-1 if most is None else most)
     for example in plainly(some):
         for name, values in wanted.items():
             values.append(example[name].numpy())
-    return LocalizationCallback(
-        np.stack(wanted["image"]),
-        np.stack(wanted["label"]),
-        wanted["boxes"],
-        image_sizes=np.stack(wanted["size"]),
-    )
+    images, class_ids, sizes = (np.stack(wanted[name]) for name in ("image", "label", "size"))
+    return images, class_ids, wanted["boxes"], sizes
 
 
 def write_results(
