@@ -518,3 +518,31 @@ def test_python_ends_while_images_are_still_being_read(tmp_path):
     )
     for _ in range(3):
         subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=120)
+
+
+class WithoutLabels(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(2):
+            yield number, {"image": np.zeros((8, 8, 3), np.uint8), "label": -1}
+
+
+@pytest.mark.parametrize("classes", [None, ["0", "1"]])
+def test_records_without_labels_are_an_error_that_says_so(tmp_path, classes):
+    WithoutLabels(data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"without a label .* split .*test"):
+        data = training_data(
+            "without_labels", "test", size=8, batch_size=2, data_dir=tmp_path, classes=classes
+        )
+        list(data.dataset)
