@@ -162,6 +162,20 @@ def test_bad_files_do_not_change_the_length_of_an_epoch(folder):
     assert len(data.report) == 6
 
 
+@pytest.mark.parametrize("bad", [0, 3, 7])
+@pytest.mark.parametrize("optimized", [True, False])
+def test_the_neighbours_of_a_bad_file_are_kept(folder, bad, optimized):
+    path = sorted((folder / "cat").iterdir())[bad]
+    kept = sorted(flatten(numbers(training_data(folder, "all", size=8, batch_size=4).dataset)))
+    kept.remove(int(path.stem))
+    path.write_bytes(b"nothing at all")
+    data = training_data(folder, "all", size=8, batch_size=4)
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = optimized
+    assert sorted(flatten(numbers(data.dataset.with_options(options)))) == kept
+    assert len(data.report) == 1
+
+
 def test_strict_stops_at_a_bad_file_and_names_it(folder):
     (folder / "dog" / "103.png").write_bytes(b"nothing at all")
     data = training_data(folder, "all", size=8, batch_size=1, strict=True)
