@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cam_tf.localization.localizer import Localizer
 from cam_tf.maps.explainer import Explainer
-from cam_tf.networks.loading import Classifier
+from cam_tf.networks.loading import luma
 
 _PREPROCESSING_TOLERANCE = 1e-4  # of the input's range
 Matrix = tuple[np.ndarray | None, np.ndarray | None]
@@ -114,8 +114,9 @@ def preprocessing_of(explainer: Explainer, preprocess: Callable | None) -> Matri
         return None, None
 
     def apply(pixels: np.ndarray) -> np.ndarray:
-        classifier = Classifier("", None, pixels.shape[:2], channels, preprocess)
-        return np.asarray(classifier.images([pixels])[0], np.float64)
+        batch = np.float32(pixels)[None]
+        batch = batch if channels == 3 else luma(batch)
+        return np.asarray(batch if preprocess is None else preprocess(batch), np.float64)[0]
 
     black, *primaries = apply(255 * np.eye(4, 3, k=-1)[:, None])[:, 0]
     matrix = (np.stack(primaries) - black) / 255

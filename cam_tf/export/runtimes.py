@@ -1,5 +1,6 @@
 """What LiteRT and ONNX exports share: the network to convert, its model card, and the files."""
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -100,8 +101,11 @@ class Network:
             ValueError: the network is too large for one file.
         """
         module = tf.Module()
+        dense = self.explainer.anatomy.dense is not None
+        # Without one dense layer the kernel takes a differentiation: done once, here.
+        constant = None if dense else self.explainer.anatomy.kernel().numpy()
         module.answer = tf.function(
-            self._answer,
+            functools.partial(self._answer, constant),
             input_signature=[tf.TensorSpec([batch, *self.size, 3], tf.float32, "images")],
             autograph=False,
         )
@@ -109,23 +113,15 @@ class Network:
         check_bytes(module.weights, "export a SavedModel of variables, with frozen=False")
         return module, module.answer
 
-    def _answer(self, images) -> dict[str, tf.Tensor]:
+    def _answer(self, kernel: np.ndarray | None, images) -> dict[str, tf.Tensor]:
         explainer, parts = self.explainer, self.explainer.anatomy
         images = preprocessed(images, self.matrix, self.offset)
         inputs = explainer._with_image([tf.zeros([], parts.image.symbol.dtype)], images)
         (feature_maps,), _, scores = explainer._forward(inputs)
         # A product of matrices: converters know it, and no einsum with an ellipsis. They keep one
-        # copy of the weights for it and the dense layer.
-        maps = tf.matmul(feature_maps, self._kernel())
+        # copy of the dense layer's weights for it and for the layer.
+        maps = tf.matmul(feature_maps, parts.kernel() if kernel is None else kernel)
         return {"scores": scores, "maps": tf.transpose(maps, [0, 3, 1, 2])}
-
-    def _kernel(self) -> tf.Tensor:
-        """The CAM weights: those of the dense layer, which the file then holds once."""
-        if self.explainer.anatomy.dense is not None:
-            return self.explainer.anatomy.kernel()
-        with tf.init_scope():  # a constant, in place of the differentiation that it takes
-            kernel = self.explainer.anatomy.kernel().numpy()
-        return tf.constant(kernel)
 
     def card(self, about: str, weights: str, runtime: dict, function) -> dict:
         """What the file is, in plain data."""
@@ -194,17 +190,17 @@ def check_place(path: str | os.PathLike, suffix: str, overwrite: bool) -> Path:
 
 
 def write(path: Path, content: bytes, card: dict) -> None:
-    """Writes the model and its card, each whole or not at all.
+    """Writes the model and its card, both whole or neither.
 
     Raises:
         OSError: the place cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        card_path(path).unlink(missing_ok=True)  # a card never stands beside another model
-        for one, written in ((path, content), (card_path(path), written_card(card))):
-            with written_whole(one) as file:
-                file.write(written)
+        with written_whole(card_path(path)) as described, written_whole(path) as model:
+            described.write(written_card(card))
+            described.flush()  # both are on the disk before the first of them takes its name
+            model.write(content)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
