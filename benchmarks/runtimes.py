@@ -94,7 +94,11 @@ def _joined(answers: list[dict]) -> dict:
 
 
 def _photos(folder: Path | None, cam: cam_tf.CAM, count: int = 50) -> np.ndarray:
-    photos = cam_tf.demo_photos() if folder is None else cam_tf.find_images(folder / "images")
+    photos = (
+        cam_tf.demo_photos()
+        if folder is None
+        else cam_tf.find_images(folder / "images", recursive=True)
+    )
     size = cam.anatomy.image.shape[1:3]
     return np.stack([cam_tf.resize_image(cam_tf.load_image(one), size) for one in photos[:count]])
 
