@@ -55,6 +55,8 @@ _PUBLIC = {
     "cam_tf.datasets.augmentation": ["Augmentation"],
     "cam_tf.datasets.training": ["training_data"],
     "cam_tf.datasets.imagenet": ["class_id", "imagenet_classes", "read_class_names"],
+    "cam_tf.export.litert": ["export_litert"],
+    "cam_tf.export.onnx": ["export_onnx"],
     "cam_tf.export.saved_model": ["export_saved_model"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],

@@ -1,8 +1,9 @@
-"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``backbones``."""
+"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``bulk``, ...."""
 
 import click
 
 import cam_tf
+from cam_tf.cli.bulk import bulk
 from cam_tf.cli.common import errors_in_a_line, quiet_tensorflow
 from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
@@ -30,5 +31,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-for _command in (explain, demo, evaluate, export):
+for _command in (explain, demo, evaluate, export, bulk):
     main.add_command(_command)

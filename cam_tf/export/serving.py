@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from cam_tf.export.arguments import preprocessed
 from cam_tf.export.photos import decoded, require, resized
 from cam_tf.localization.boxes import boxes_in_graph
 from cam_tf.maps.explainer import Explainer
@@ -63,7 +64,7 @@ class Serving:
         )
         core = core.get_concrete_function()
         if self.frozen:
-            _check_bytes(core.variables)
+            check_bytes(core.variables, "export them as variables, with frozen=False")
             core = _frozen(core)
         else:
             module.weights = list(core.variables)
@@ -77,8 +78,7 @@ class Serving:
 
     def _explain(self, images, class_ids, top_k) -> dict[str, tf.Tensor]:
         """From RGB images of the network's size to what is answered."""
-        if self.matrix is not None:
-            images = tf.tensordot(images, self.matrix, 1) + self.offset
+        images = preprocessed(images, self.matrix, self.offset)
         explainer = self.explainer
         expected = explainer.anatomy.image.symbol.dtype
         inputs = explainer._with_image([tf.zeros([], expected)], images)
@@ -178,10 +178,11 @@ def _frozen(core) -> Callable:
     return lambda *inputs: dict(zip(names, constant(*inputs), strict=True))
 
 
-def _check_bytes(variables: Sequence[tf.Variable]) -> None:
+def check_bytes(variables: Sequence[tf.Variable], way_out: str) -> None:
+    """Raises a ValueError if the weights are too large to be constants of a graph."""
     size = sum(int(np.prod(one.shape)) * one.dtype.size for one in variables)
     if size > _MAX_CONSTANTS:
         raise ValueError(
             f"the weights take {size / 1e9:.1f} GB, and as constants of a graph they may take "
-            f"{_MAX_CONSTANTS / 1e9} GB: export them as variables, with frozen=False."
+            f"{_MAX_CONSTANTS / 1e9} GB: {way_out}."
         )

@@ -45,10 +45,15 @@ class Classifier:
         """Turns photos (H, W, 3), RGB 0..255, into a batch (N, height, width, channels)."""
         batch = np.stack([resize_image(photo, self.size) for photo in photos])
         if self.channels == 1:
-            batch = (batch @ _LUMA)[..., None]
+            batch = luma(batch)
             if "int" in self.model.inputs[0].dtype and self.preprocess is None:
                 batch = np.rint(batch)  # a cast would cut off, and an explainer refuses fractions
         return batch if self.preprocess is None else self.preprocess(batch)
+
+
+def luma(images: np.ndarray) -> np.ndarray:
+    """Gray images (N, H, W, 1) of RGB ones (N, H, W, 3)."""
+    return (images @ _LUMA)[..., None]
 
 
 def load_classifier(
