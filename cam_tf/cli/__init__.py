@@ -1,4 +1,4 @@
-"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``backbones``."""
+"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``faithfulness``, ``export``."""
 
 import click
 
@@ -7,6 +7,7 @@ from cam_tf.cli.common import errors_in_a_line, quiet_tensorflow
 from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
 from cam_tf.cli.export import export
+from cam_tf.cli.faithfulness import faithfulness
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,5 +31,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-for _command in (explain, demo, evaluate, export):
+for _command in (explain, demo, evaluate, faithfulness, export):
     main.add_command(_command)
