@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -110,9 +111,14 @@ class Checkpoint(keras.callbacks.Callback):
         save_whole(self.model, self._folder / LAST, self._state)
 
 
+_RAISED = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
+
+
 def explained(error: Exception) -> str:
     """What went wrong in a training, and the way out."""
-    text = str(error).strip().partition("\n")[0][:500]
+    lines = str(error).strip().splitlines() or [""]
+    raised = [found[1] for found in map(_RAISED.match, lines) if found]  # by Python, in a graph
+    text = (raised or lines)[-1 if raised else 0][:500]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"The disk is full ({text}). Make room; the same command then goes on."
     if "NaN or Inf" in text or isinstance(error, NotFiniteError):

@@ -38,6 +38,7 @@ class Config:
     data_dir: str | None = _option(None, "Where TFDS keeps its data.")
     download: bool = _option(True, "Download and prepare the data set if it is not there.")
     cache: bool = _option(False, "Keep the encoded images in memory.")
+    strict: bool = _option(False, "Stop at the first bad record; default: leave out and count.")
     augment: bool = _option(True, "Change the training images at random.")
     image_size: int = _option(224, "Height and width of the images.", least=8)
     batch_size: int = _option(32, "Images in a step, of all replicas together.", least=1)

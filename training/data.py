@@ -30,6 +30,7 @@ def open_data(
         seed=config.seed,
         replicas=replicas // shard[1],
         cache=config.cache,
+        strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,
         shard=shard,

@@ -17,6 +17,7 @@ from training.config import Config
 from training.data import plainly
 
 RESULTS = "results.json"
+_LOOKED_THROUGH = 1000  # images that are decoded to choose those of the pictures
 
 
 def epoch_callbacks(
@@ -66,14 +67,15 @@ def _require_tensorboard() -> None:
 
 
 def _pictures(config: Config, data: TrainingData, directory: Path, board: Path | None):
-    images, labels = _first(data, config.picture_images)
+    images, labels = _some(data, config.picture_images)
     return CAMCallback(images, labels, directory=directory, log_dir=board, class_names=data.classes)
 
 
-def _first(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first images, and their class ids."""
-    batches = plainly(data.dataset.unbatch().take(count).batch(count))
-    return next(batches.as_numpy_iterator())
+def _some(data: TrainingData, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images at even distances, since folders come class by class, and their class ids."""
+    step = max(1, min(data.count, _LOOKED_THROUGH) // count)
+    spread = data.dataset.unbatch().take(step * count).shard(step, 0)
+    return next(plainly(spread.batch(count)).as_numpy_iterator())
 
 
 def localization_callback(

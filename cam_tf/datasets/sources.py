@@ -222,11 +222,19 @@ def tfds_source(
         )
         if len(names) == len(found):
             return raw
-        return raw.filter(lambda values: tf.gather(ids, values[label]) >= 0)
+        return raw.filter(lambda values: class_id(values) >= 0)
+
+    def class_id(values: dict) -> tf.Tensor:
+        unlabelled = (
+            f"{name!r} has records without a label (-1) in split {split!r}, as the test splits of "
+            "contests have: choose another split."
+        )
+        with tf.control_dependencies([tf.debugging.assert_non_negative(values[label], unlabelled)]):
+            return tf.gather(ids, values[label])
 
     def record(number: tf.Tensor, values: dict) -> tuple:
         index = number * workers + worker
-        return index, values["tfds_id"], tf.gather(ids, values[label]), values[image]
+        return index, values["tfds_id"], class_id(values), values[image]
 
     worker, workers = shard
     parts = tfds.even_splits(split, workers, drop_remainder=False)

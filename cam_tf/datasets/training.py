@@ -293,7 +293,10 @@ class TrainingData:
         whole = each.map(read).batch(_CHUNK)
         single = each.flat_map(functools.partial(_first, [read, explain]))
         single = single.filter(lambda good, *_: good).batch(_CHUNK)
-        found = whole.ignore_errors().concatenate(single).take(1)
+        # After an error the rest of the batch may come, or nothing, depending on tf.data's options.
+        count = tf.shape(records[0])[0]
+        whole = whole.ignore_errors().filter(lambda good, *_: tf.equal(tf.size(good), count))
+        found = whole.concatenate(single).take(1)
         return found.map(lambda good, images, labels: (images, labels))
 
     def _read_in_graph(self, seed, index, id, label, data) -> tuple:

@@ -162,6 +162,20 @@ def test_bad_files_do_not_change_the_length_of_an_epoch(folder):
     assert len(data.report) == 6
 
 
+@pytest.mark.parametrize("bad", [0, 3, 7])
+@pytest.mark.parametrize("optimized", [True, False])
+def test_the_neighbours_of_a_bad_file_are_kept(folder, bad, optimized):
+    path = sorted((folder / "cat").iterdir())[bad]
+    kept = sorted(flatten(numbers(training_data(folder, "all", size=8, batch_size=4).dataset)))
+    kept.remove(int(path.stem))
+    path.write_bytes(b"nothing at all")
+    data = training_data(folder, "all", size=8, batch_size=4)
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = optimized
+    assert sorted(flatten(numbers(data.dataset.with_options(options)))) == kept
+    assert len(data.report) == 1
+
+
 def test_strict_stops_at_a_bad_file_and_names_it(folder):
     (folder / "dog" / "103.png").write_bytes(b"nothing at all")
     data = training_data(folder, "all", size=8, batch_size=1, strict=True)
@@ -518,3 +532,31 @@ def test_python_ends_while_images_are_still_being_read(tmp_path):
     )
     for _ in range(3):
         subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=120)
+
+
+class WithoutLabels(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(2):
+            yield number, {"image": np.zeros((8, 8, 3), np.uint8), "label": -1}
+
+
+@pytest.mark.parametrize("classes", [None, ["0", "1"]])
+def test_records_without_labels_are_an_error_that_says_so(tmp_path, classes):
+    WithoutLabels(data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"without a label .* split .*test"):
+        data = training_data(
+            "without_labels", "test", size=8, batch_size=2, data_dir=tmp_path, classes=classes
+        )
+        list(data.dataset)

@@ -1,3 +1,5 @@
+import shutil
+
 import click
 import pytest
 import yaml
@@ -95,3 +97,11 @@ def test_unknown_layers_and_networks(settings, tmp_path, tiny_network):
     assert "Did you mean 'block2_conv'" in found
     found = invoke({**settings, "backbone": "MobileNetV9"}, tmp_path)
     assert "Did you mean" in found and "MobileNetV2" in found
+
+
+def test_a_strict_run_ends_at_a_bad_image_and_names_it(settings, tmp_path, colours, tiny_network):
+    data = tmp_path / "data"
+    shutil.copytree(colours, data)
+    (data / "train" / "red" / "3.png").write_bytes(b"no image")
+    found = invoke({**settings, "data": str(data), "strict": True}, tmp_path)
+    assert "red/3.png" in found
