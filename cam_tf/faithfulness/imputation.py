@@ -5,6 +5,7 @@ import tensorflow as tf
 _LEVELS = 5  # of the pyramid that the first guess comes from, and
 _SMALLEST = 16  # the side at which it ends
 _TOLERANCE = 1e-4  # of the residual, as a share of the image's range
+_ROUNDING = 1e-6  # of the residual, as a share of the largest value
 _PASSES = 1000  # at most; some dozens are usual
 
 
@@ -33,9 +34,10 @@ def impute(images: tf.Tensor, removed: tf.Tensor, noise: tf.Tensor | float = 0.0
     """
     images = tf.cast(images, tf.float32)
     unknown = tf.cast(removed, tf.float32)[..., None]
-    return _fill(images * (1 - unknown), unknown, _TOLERANCE * value_range(images)) + (
-        unknown * noise
-    )
+    # No residual falls below the rounding of the values themselves, as in an image of one colour.
+    rounding = _ROUNDING * tf.reduce_max(tf.abs(images), [1, 2, 3], True)
+    limit = tf.maximum(_TOLERANCE * value_range(images), rounding)
+    return _fill(images * (1 - unknown), unknown, limit) + unknown * noise
 
 
 def value_range(images: tf.Tensor) -> tf.Tensor:
@@ -85,12 +87,16 @@ def _conjugate_gradients(guess, unknown, limit) -> tf.Tensor:
     def apply(x):
         return unknown * (weights * x - _neighbours(x))
 
+    def is_open(residual):
+        return tf.reduce_any(tf.abs(residual) > limit, axis=[1, 2], keepdims=True)
+
     def unsolved(step, x, residual, direction, energy):
-        return (step < _PASSES) & tf.reduce_any(tf.abs(residual) > limit)
+        return (step < _PASSES) & tf.reduce_any(is_open(residual))
 
     def improve(step, x, residual, direction, energy):
         applied = apply(direction)
         length = tf.math.divide_no_nan(energy, dot(direction, applied))
+        length *= tf.cast(is_open(residual), tf.float32)  # what is solved waits for the others
         residual -= length * applied
         new = dot(residual, residual)
         turned = residual + tf.math.divide_no_nan(new, energy) * direction

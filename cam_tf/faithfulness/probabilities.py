@@ -53,7 +53,7 @@ class Probabilities:
             images = tf.clip_by_value(tf.round(images), float(dtype.min), float(dtype.max))
         (scores,) = parts.graph.run(parts.bind([tf.cast(images, dtype)]), [parts.scores])
         scores = tf.reshape(tf.cast(scores, tf.float32), [-1, parts.classes])
-        return tf.nn.softmax(scores) if parts.scores is parts.logits else scores
+        return scores if parts.gives_probabilities else tf.nn.softmax(scores)
 
     def predicted(self, images: Array) -> np.ndarray:
         """The likeliest class (N,) int32 of each image."""

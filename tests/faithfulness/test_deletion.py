@@ -28,7 +28,9 @@ def test_literal_curves_of_a_mean(linear_model):
     image[0, ..., 0] = [[0.8, 0.4], [0.2, 0.2]]
     metric = Deletion(steps=4, baseline=0)
     found = metric.update(Probabilities(linear_model), image, image[..., 0], [0])
-    np.testing.assert_allclose(metric.curves()["deletion_curve"], [0.4, 0.2, 0.1, 0.05, 0], 1e-6)
+    np.testing.assert_allclose(
+        metric.curves()["deletion_curve"], [0.4, 0.2, 0.1, 0.05, 0], 1e-6, 1e-8
+    )
     # (0.75 - 0.2 - 0) / 4
     np.testing.assert_allclose(found["deletion_auc"], [0.1375], 1e-6)
     assert metric.result() == pytest.approx({"deletion_auc": 0.1375})
@@ -52,7 +54,7 @@ def test_the_last_step_takes_what_is_left(linear_model):
     image = np.ones((1, 2, 2, 3), np.float32)
     metric = Deletion(steps=3, baseline=0)
     metric.update(Probabilities(linear_model), image, image[..., 0], [0])
-    np.testing.assert_allclose(metric.curves()["deletion_curve"], [1, 0.5, 0, 0], 1e-6)
+    np.testing.assert_allclose(metric.curves()["deletion_curve"], [1, 0.5, 0, 0], 1e-6, 1e-8)
 
 
 @pytest.mark.parametrize("kind", [Deletion, Insertion])
