@@ -21,7 +21,7 @@ _PUBLIC = {
         "EfficientNetLite2",
     ],
     "cam_tf.networks.checkpoints": ["CheckpointError", "read_torch_checkpoint"],
-    "cam_tf.maps.baselines": ["CenterGaussian"],
+    "cam_tf.maps.baselines": ["CenterGaussian", "RandomMap"],
     "cam_tf.maps.cam": ["CAM", "class_activation_maps"],
     "cam_tf.maps.diagnosis": ["Diagnosis"],
     "cam_tf.maps.decompositions": ["EigenCAM"],

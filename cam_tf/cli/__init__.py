@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``bulk``, ...."""
+=======
+"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``faithfulness``, ``export``."""
+>>>>>>> faith
 
 import click
 
@@ -8,6 +12,7 @@ from cam_tf.cli.common import errors_in_a_line, quiet_tensorflow
 from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
 from cam_tf.cli.export import export
+from cam_tf.cli.faithfulness import faithfulness
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,5 +36,9 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
+<<<<<<< HEAD
 for _command in (explain, demo, evaluate, export, bulk):
+=======
+for _command in (explain, demo, evaluate, faithfulness, export):
+>>>>>>> faith
     main.add_command(_command)

@@ -1,6 +1,6 @@
 """The methods by name, for the command line and for tables."""
 
-from cam_tf.maps.baselines import CenterGaussian
+from cam_tf.maps.baselines import CenterGaussian, RandomMap
 from cam_tf.maps.cam import CAM
 from cam_tf.maps.decompositions import EigenCAM
 from cam_tf.maps.explainer import Explainer
@@ -31,6 +31,7 @@ METHODS: dict[str, type[Explainer]] = {
     "ablationcam": AblationCAM,
     "eigencam": EigenCAM,
     "centergaussian": CenterGaussian,
+    "randommap": RandomMap,
 }
 
 

@@ -96,6 +96,16 @@ class Anatomy:
         """Whether the logits are an affine function of the pooled target maps."""
         return self.pooled is not None
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether a softmax or sigmoid that is known as such makes the scores of the logits."""
+        value = self.scores
+        while value is not self.logits:
+            if _is_probability(value.call):
+                return True
+            value = value.call.inputs[0]
+        return False
+
     def bind(self, inputs: Sequence[tf.Tensor]) -> dict[Value, tf.Tensor]:
         """Returns the input tensors by what they are in the graph."""
         return dict(zip(self.inputs, inputs, strict=True))
@@ -304,6 +314,17 @@ def _is_linear(layer) -> bool:
 def _is_point(value: Value) -> bool:
     """Whether a value has no spatial extent: (N, K), or (N, 1, 1, K)."""
     return all(length == 1 for length in value.shape[1:-1])
+
+
+def _is_probability(call) -> bool:
+    """Whether a call is a softmax or sigmoid: a layer, an operation or an activation."""
+    operation = call.operation
+    activations = (operation, getattr(operation, "activation", None))
+    return (
+        is_stock(operation, [kl.Softmax])
+        or _kind(call) in _PROBABILITY_OPS
+        or any(one in _PROBABILITIES for one in activations)
+    )
 
 
 def _find_logits(graph: Graph, scores: Value) -> Value:
