@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``export``, ``bulk``, ...."""
-=======
-"""The command line: ``cam-tf explain``, ``demo``, ``evaluate``, ``faithfulness``, ``export``."""
->>>>>>> faith
+"""The command line: ``cam-tf explain``, ``evaluate``, ``faithfulness``, ``export``, ``bulk``."""
 
 import click
 
@@ -36,9 +32,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-<<<<<<< HEAD
-for _command in (explain, demo, evaluate, export, bulk):
-=======
-for _command in (explain, demo, evaluate, faithfulness, export):
->>>>>>> faith
+for _command in (explain, demo, evaluate, faithfulness, export, bulk):
     main.add_command(_command)
