@@ -58,6 +58,7 @@ _PUBLIC = {
     "cam_tf.export.litert": ["export_litert"],
     "cam_tf.export.onnx": ["export_onnx"],
     "cam_tf.export.saved_model": ["export_saved_model"],
+    "cam_tf.export.web": ["export_web"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],
     "cam_tf.display.sheets": ["Case", "case_sheet", "evaluation_sheet"],

@@ -23,10 +23,10 @@ from cam_tf.cli.common import (
 _OPTIONS = (
     click.option(
         "--format",
-        type=click.Choice(["saved_model", "litert", "onnx"]),
+        type=click.Choice(["saved_model", "litert", "onnx", "web"]),
         default="saved_model",
         show_default=True,
-        help="For TensorFlow; for phones and boards; for ONNX Runtime, in browsers too.",
+        help="For TensorFlow; for phones and boards; for ONNX Runtime; a page for any browser.",
     ),
     click.option(
         "--quantize",
@@ -49,16 +49,22 @@ _OPTIONS = (
         show_default=True,
         help="Weights as constants (faster), or as variables.",
     ),
+    click.option(
+        "--onnxruntime-web",
+        type=PATH,
+        help="For web: the npm package, a directory or .tgz; default: npm fetches it once.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace an earlier export."),
 )
 _VIEWS = ("preset", "output_stride", "scales", "flip", "refine")
 _OF_FORMATS = {  # options that not every format has a use for
-    "top_k": ("saved_model",),
-    "threshold": ("saved_model",),
+    "top_k": ("saved_model", "web"),
+    "threshold": ("saved_model", "web"),
     "maps": ("saved_model",),
     "max_pixels": ("saved_model",),
     "frozen": ("saved_model",),
     "quantize": ("litert",),
+    "onnxruntime_web": ("web",),
 }
 
 
@@ -71,13 +77,15 @@ def export(path: Path, **options) -> None:
     A SavedModel is a directory; it answers photos with classes, maps and boxes, by CAM where that
     is exact and else by Grad-CAM. TensorFlow Serving wants a version number at the end of PATH.
     LiteRT and ONNX are files, NAME.tflite and NAME.onnx; they answer images of the network's size
-    with the scores and the class activation maps of all classes.
+    with the scores and the class activation maps of all classes. Web is a directory with a page
+    that explains the photos a person drops on it; it needs no server and sends nothing.
 
     \b
       cam-tf export models/lite0/1
       cam-tf export models/mine/1 --model mine.keras --preprocess mobilenet_v2 --labels names.txt
       cam-tf export lite0.tflite --format litert --quantize int8
       cam-tf export lite0.onnx --format onnx
+      cam-tf export page --format web
     """  # noqa: D301 - \b keeps click from wrapping what follows
     with errors_in_a_line():
         _check_options(options["format"])
@@ -127,6 +135,10 @@ def _exporter(format: str, path: Path) -> tuple[Callable, str]:
         from cam_tf.export.onnx import export_onnx
 
         return export_onnx, card_path(path).name
+    if format == "web":
+        from cam_tf.export.web import CARD, export_web
+
+        return export_web, CARD
     from cam_tf.export.saved_model import CARD, export_saved_model
 
     return export_saved_model, CARD

@@ -45,12 +45,12 @@ def overlay(
     heatmap = _check_heatmap(heatmap)
     if heatmap.shape != image.shape[:2]:
         heatmap = resize_maps(heatmap[None, None], image.shape[:2]).numpy()[0, 0]
-    colours = _colour_table(find_colormap(colormap))
+    colours = colour_table(find_colormap(colormap))
     steps = np.minimum((heatmap * len(colours)).astype(np.intp), len(colours) - 1)
     return np.rint((1 - alpha) * image + alpha * colours[steps]).astype(np.uint8)
 
 
-def _colour_table(colormap: Colormap) -> np.ndarray:
+def colour_table(colormap: Colormap) -> np.ndarray:
     """The colours (N, 3) in 0..255: faster to look up than by the colormap itself."""
     return (colormap(np.arange(colormap.N))[:, :3] * 255).astype(np.float32)
 
