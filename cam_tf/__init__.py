@@ -61,6 +61,7 @@ _PUBLIC = {
     "cam_tf.export.web": ["export_web"],
     "cam_tf.display.figures": ["plot"],
     "cam_tf.display.overlays": ["overlay"],
+    "cam_tf.display.report": ["ReportCase", "write_report"],
     "cam_tf.display.sheets": ["Case", "case_sheet", "evaluation_sheet"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -1,4 +1,4 @@
-"""The command line: ``cam-tf explain``, ``evaluate``, ``faithfulness``, ``export``, ``bulk``."""
+"""The commands of ``cam-tf``."""
 
 import click
 
@@ -9,6 +9,7 @@ from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
 from cam_tf.cli.export import export
 from cam_tf.cli.faithfulness import faithfulness
+from cam_tf.cli.report import report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,5 +33,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-for _command in (explain, demo, evaluate, faithfulness, export, bulk):
+for _command in (explain, demo, evaluate, faithfulness, export, bulk, report):
     main.add_command(_command)

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -14,6 +14,7 @@ import cam_tf
 
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
+Failure = tuple[Path, Exception]
 MODEL = (
     click.option(
         "--model",
@@ -183,6 +184,35 @@ def class_names(labels: str | None, classifier, count: int) -> list[str] | None:
     if len(names) != count:
         raise ValueError(f"{labels} names {len(names)} classes, {classifier.name} has {count}.")
     return names
+
+
+def find_photos(photos: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
+    """Replaces directories by the images in them; one without images is a failure of its own."""
+    found, failures = each(cam_tf.find_images, photos)
+    return list(dict.fromkeys(path for paths in found.values() for path in paths)), failures
+
+
+def each(function: Callable, photos: Sequence[Path]) -> tuple[dict, list[Failure]]:
+    """Calls a function on each photo; a photo that fails does not stop the others."""
+    results, failures = {}, []
+    for photo in photos:
+        try:
+            results[photo] = function(photo)
+        except (OSError, ValueError) as error:
+            failures.append((photo, error))
+    return results, failures
+
+
+def chosen_ids(classes: str, names: list[str] | None, count: int) -> list[list[int]]:
+    """From "tabby,281" to what explainers take: one list of ids, each once, for all images."""
+    names = names or [str(i) for i in range(count)]
+    try:
+        return [[cam_tf.class_id(classes, names)]]  # a name may have a comma in it
+    except ValueError:
+        wanted = [name for name in classes.split(",") if name.strip()]
+    if not wanted:
+        raise ValueError("--classes names no class: give names or ids, as in 'tabby,281'.")
+    return [list(dict.fromkeys(cam_tf.class_id(name, names) for name in wanted))]
 
 
 @contextlib.contextmanager

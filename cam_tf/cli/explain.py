@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,16 +12,19 @@ from cam_tf.cli.common import (
     COUNT,
     METHOD,
     MODEL,
+    Failure,
+    chosen_ids,
     class_names,
+    each,
     errors_in_a_line,
     find_explainer,
+    find_photos,
     make_writable,
     output_option,
     quiet_tensorflow,
     with_options,
 )
 
-Failure = tuple[Path, Exception]
 _OPTIONS = (
     *MODEL,
     click.option("--classes", help="Explain these: 'tabby,281'. Default: the predicted ones."),
@@ -81,7 +84,7 @@ def _explain(
             from cam_tf.display.records import write_explanation
             from cam_tf.networks.loading import load_classifier
         make_writable(output)
-        photos, failures = _find(photos)
+        photos, failures = find_photos(photos)
         explainer_class, options, many_passes = find_explainer(method, max_channels)
         batch_size = 1 if many_passes else batch_size
         classifier = load_classifier(model, weights, preprocess)
@@ -90,7 +93,7 @@ def _explain(
         names = class_names(labels, classifier, count)
         selection = {"top_k": min(top_k, count)}
         if classes is not None:
-            selection = {"classes": _class_ids(classes, names, count)}
+            selection = {"classes": chosen_ids(classes, names, count)}
         about = {"model": classifier.name, "method": explainer_class.__name__}
         written = {name: value for name, value in written.items() if value is not None}
         written |= {"class_names": names, "bar_label": explainer.unit}
@@ -108,9 +111,9 @@ def _explain(
         with click.progressbar(length=len(photos), label="Explaining", file=sys.stderr) as bar:
             for start in range(0, len(photos), batch_size):
                 batch = photos[start : start + batch_size]
-                images, unreadable = _each(cam_tf.load_image, batch)
+                images, unreadable = each(cam_tf.load_image, batch)
                 results = _results(explainer, classifier, images, selection)
-                done, unwritten = _each(write, images)
+                done, unwritten = each(write, images)
                 records += done.values()
                 failures += unreadable + unwritten
                 bar.update(len(batch))
@@ -126,35 +129,6 @@ def _results(explainer, classifier, images: dict, selection: dict) -> dict:
         return {}
     found = explainer(classifier.images(list(images.values())), **selection).numpy()
     return dict(zip(images, found, strict=True))
-
-
-def _find(photos: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
-    """Replaces directories by the images in them; one without images is a failure of its own."""
-    found, failures = _each(cam_tf.find_images, photos)
-    return list(dict.fromkeys(path for paths in found.values() for path in paths)), failures
-
-
-def _each(function: Callable, photos: Sequence[Path]) -> tuple[dict, list[Failure]]:
-    """Calls a function on each photo; a photo that fails does not stop the others."""
-    results, failures = {}, []
-    for photo in photos:
-        try:
-            results[photo] = function(photo)
-        except (OSError, ValueError) as error:
-            failures.append((photo, error))
-    return results, failures
-
-
-def _class_ids(classes: str, names: list[str] | None, count: int) -> list[list[int]]:
-    """From "tabby,281" to what explainers take: one list of ids, each once, for all images."""
-    names = names or [str(i) for i in range(count)]
-    try:
-        return [[cam_tf.class_id(classes, names)]]  # a name may have a comma in it
-    except ValueError:
-        wanted = [name for name in classes.split(",") if name.strip()]
-    if not wanted:
-        raise ValueError("--classes names no class: give names or ids, as in 'tabby,281'.")
-    return [list(dict.fromkeys(cam_tf.class_id(name, names) for name in wanted))]
 
 
 def _check_style(written: dict) -> None:

@@ -24,10 +24,15 @@ def page(template: str, title: str, data: dict, **embedded: str) -> str:
         "title": html.escape(title),
         "style": _asset("style.css") + _asset(f"{template}.css"),
         "script": _asset("maps.js") + _asset(f"{template}.js"),
-        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        "data": as_json(data),
         **embedded,
     }
     return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], _asset(f"{template}.html"))
+
+
+def as_json(data: dict) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
 
 def colours(colormap: str = COLORMAP) -> str:
