@@ -114,7 +114,7 @@ def _summary(count: int, methods: Sequence[str]) -> str:
 def _written(case: ReportCase, methods: Sequence[str], names: Sequence[str] | None) -> str:
     """One case as an element of the page, which is read only when it is looked at."""
     results = {name: one.numpy() for name, one in case.results.items()}
-    first = results[methods[0]] if methods[0] in results else None
+    first = results.get(methods[0])
     if list(results) != list(methods) or any(
         not np.array_equal(one.class_ids, first.class_ids) for one in results.values()
     ):

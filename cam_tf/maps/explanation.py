@@ -77,6 +77,11 @@ class Explanation:
             f"{np.asarray(self.class_ids).tolist()}, image_size={self.image_size})"
         )
 
+    def _repr_html_(self) -> str:
+        from cam_tf.display.notebook import explanation_html  # a room above, for notebooks alone
+
+        return explanation_html(self)
+
     @classmethod
     def concatenate(cls, parts: list["Explanation"]) -> "Explanation":
         """Joins explanations of the same n and map size along the batch axis."""

@@ -106,7 +106,7 @@ function draw() {
   element("diagnosis").textContent = `This map is ${map.status}. ${map.advice}`;
   const logit = each.logit === null ? "not a number" : each.logit.toFixed(3);
   element("numbers").textContent = `Logit ${logit}. ` + (box
-    ? `The box holds the largest region above ${element("threshold").value} % of the maximum${place.slice(5)}.`
+    ? `The box holds the largest region above ${element("threshold").value} % of the maximum:${place.slice(5)}.`
     : "No box: the map has no positive part.");
   globalThis.explained = { name: shown.title, classId: each.id, method: method.name, box };
 }
