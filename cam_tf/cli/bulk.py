@@ -2,16 +2,13 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import click
 
-from cam_tf.cli.common import COUNT, PATH, errors_in_a_line, quiet_tensorflow, with_options
+from cam_tf.cli.common import COUNT, errors_in_a_line, quiet_tensorflow, with_options
 
 _OPTIONS = (
-    click.option(
-        "--model", type=PATH, required=True, help="A directory that 'cam-tf export' wrote."
-    ),
+    click.option("--model", required=True, help="A directory that 'cam-tf export' wrote."),
     click.option(
         "-o", "--output", required=True, help="The directory to write to, or such as gs://..."
     ),
@@ -48,7 +45,7 @@ _OPTIONS = (
 @click.command()
 @click.argument("patterns", nargs=-1, required=True)
 @with_options(*_OPTIONS)
-def bulk(patterns: tuple[str, ...], model: Path, output: str, beam: str, **options) -> None:
+def bulk(patterns: tuple[str, ...], model: str, output: str, beam: str, **options) -> None:
     """Answer the images that match PATTERNS with classes, scores, maps and boxes.
 
     Writes shards of TFRecord or Parquet; images that cannot be answered are listed with the reason.

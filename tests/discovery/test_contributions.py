@@ -15,6 +15,7 @@ def test_literal_features_and_contributions(tiny_model, tiny_image):
     np.testing.assert_allclose(found.values, [[[2.5, 0], [0, 3], [2.5, -1.5]]], atol=1e-6)
     np.testing.assert_allclose(found.bias, [[0, 0.5, -1]])
     ids, values = found.top(1)
+    np.testing.assert_allclose(values[0, :, 0], [2.5, 3, 2.5], rtol=1e-6)
     np.testing.assert_array_equal(ids[0, :, 0], [0, 1, 0])
     np.testing.assert_allclose(found.share(1), [[1, 1, 2.5]], rtol=1e-6)
     np.testing.assert_allclose(found[0].values, found.values)

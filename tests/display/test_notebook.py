@@ -19,6 +19,7 @@ def test_an_explanation_is_a_table_of_maps(tiny_model, tiny_image):
     text = cam_tf.CAM(tiny_model)(tiny_image, top_k=2)._repr_html_()
     assert text.count("<tr>") == 2  # the header and one image
     first, second = _pictures(text)
+    assert second.shape == first.shape
     assert first.shape == (112, 112, 3)
     assert "class 1<br>score" in text
     # class 1 maps 2 x green = [[0, 2], [0, 10]]: brightest at the lower right
