@@ -5,6 +5,20 @@ import importlib
 _PUBLIC = {
     "cam_tf.discovery.features": ["PooledFeatures"],
     "cam_tf.discovery.contributions": ["Contributions", "UnitContributions"],
+    "cam_tf.discovery.linear": [
+        "Accuracy",
+        "LinearHead",
+        "attach",
+        "fit_linear",
+        "linear_accuracy",
+    ],
+    "cam_tf.discovery.receptive_fields": [
+        "OcclusionField",
+        "ReceptiveField",
+        "empirical_receptive_field",
+        "receptive_field",
+    ],
+    "cam_tf.discovery.units": ["TopActivations", "class_units", "top_activations"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

@@ -35,7 +35,7 @@ class PooledFeatures:
         self.model = model
         self.anatomy = dissect(model, layer)
         self.channels = int(self.anatomy.feature_maps.shape[-1])
-        self._compiled: tf.types.experimental.PolymorphicFunction | None = None
+        self._compiled: dict[str, tf.types.experimental.PolymorphicFunction] = {}
 
     def __call__(self, images, *, batch_size: int = 32) -> np.ndarray:
         """Returns the features (N, K), float32, of images (N, H, W, channels) as the model takes.
@@ -77,6 +77,10 @@ class PooledFeatures:
             np.savez(file, features=features, mark=np.array(mark))
         return features
 
+    def maps(self, images) -> np.ndarray:
+        """The feature maps (N, h, w, K), float32, of one batch of images."""
+        return self._compile("maps")(self._checked(images)).numpy()
+
     def fingerprint(self) -> str:
         """Tells networks apart: a hash of the target layer's path and all weights."""
         value = self.anatomy.feature_maps
@@ -91,20 +95,34 @@ class PooledFeatures:
         return np.concatenate(parts)
 
     def _batch(self, images) -> np.ndarray:
+        return self._compile("pooled")(self._checked(images)).numpy()
+
+    def _checked(self, images) -> tf.Tensor:
         shape = self.anatomy.image.shape
         if len(np.shape(images)) != len(shape) or np.shape(images)[-1] != shape[-1]:
             raise ValueError(
                 f"{self.anatomy.name!r} takes images of shape {shape}, not {np.shape(images)}."
             )
-        if self._compiled is None:
-            signature = tf.TensorSpec([None, *shape[1:]], self.anatomy.image.symbol.dtype)
-            self._compiled = tf.function(self._pooled, input_signature=[signature], autograph=False)
-        return self._compiled(tf.cast(images, self.anatomy.image.symbol.dtype)).numpy()
+        return tf.cast(images, self.anatomy.image.symbol.dtype)
 
-    def _pooled(self, images: tf.Tensor) -> tf.Tensor:
+    def _compile(self, wanted: str) -> tf.types.experimental.PolymorphicFunction:
+        """Traces what is wanted of a batch of any size, once."""
+        if wanted not in self._compiled:
+            image = self.anatomy.image
+            self._compiled[wanted] = tf.function(
+                self._maps if wanted == "maps" else self._pooled,
+                input_signature=[tf.TensorSpec([None, *image.shape[1:]], image.symbol.dtype)],
+                autograph=False,
+            )
+        return self._compiled[wanted]
+
+    def _maps(self, images: tf.Tensor) -> tf.Tensor:
         parts = self.anatomy
         (maps,) = parts.graph.run({parts.image: images}, [parts.feature_maps])
-        maps = tf.cast(maps, tf.float32)
+        return tf.cast(maps, tf.float32)
+
+    def _pooled(self, images: tf.Tensor) -> tf.Tensor:
+        maps = self._maps(images)
         return tf.reduce_mean(maps, axis=list(range(1, maps.shape.rank - 1)))
 
 

@@ -132,6 +132,20 @@ def possible_strides(model: keras.Model) -> list[int]:
     return sorted(set(_strides(Graph(model)).values()))
 
 
+def flattened(model: keras.Model) -> keras.Model:
+    """The same network without nested models: new layers, whose variables are those of ``model``.
+
+    Raises:
+        TypeError: the model has no graph that can be read.
+        ValueError: not one image input, or a layer that cannot be taken over.
+    """
+    graph = Graph(model)
+    if len(graph.inputs) != 1 or len(graph.inputs[0].shape) != 4:
+        raise ValueError(f"{model.name!r} must have one image input (N, H, W, C).")
+    strides = _strides(graph)
+    return _Builder(graph, max(strides.values()), strides, False).build(model.name)
+
+
 def _require_any_size(call: Call, shapes: Sequence[tuple]) -> None:
     """Refuses a call that makes maps of one size from images of any."""
     for shape in shapes:

@@ -1,0 +1,116 @@
+"""Question answering: literal kernels, the two slices, VQA's files, and a trained baseline."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from cam_tf.discovery.questions import (
+    KINDS,
+    QuestionAnswering,
+    Vocabulary,
+    build_question_model,
+    question_scenes,
+    read_questions,
+)
+
+WORDS = Vocabulary(("color", "how", "many"))
+ANSWERS = ("red", "two")
+
+
+@pytest.fixture
+def answering(tiny_model):
+    model = build_question_model(tiny_model, WORDS, ANSWERS)
+    kernel = np.float32([[1, 0], [0, 2], [3, -1], [0, 4], [0, 5]])  # red, green; color, how, many
+    model.get_layer("answers").set_weights([kernel, np.float32([0.5, 0])])
+    return QuestionAnswering(model, WORDS, ANSWERS)
+
+
+def test_the_logit_is_the_sum_of_its_parts(answering, tiny_image):
+    # red [[1, 2], [3, 4]], green [[0, 1], [0, 5]]
+    found = answering(tiny_image[0], "Color?")
+    assert found.text == "red"
+    np.testing.assert_allclose(found.explanation.maps[0, 0], [[1, 2], [3, 4]])
+    assert (found.words, found.image_part) == ([("color", 3.0)], 2.5)
+    assert found.explanation.logits[0, 0] == pytest.approx(2.5 + 3 + 0.5)
+    found = answering(tiny_image[0], "How many, many strange ones?")
+    assert found.text == "two"
+    assert found.words == [("many", 10.0), ("how", 4.0)]
+    np.testing.assert_allclose(found.explanation.maps[0, 0], [[0, 2], [0, 10]])
+    other = answering(tiny_image[0], "how many", answer="red")
+    assert (other.text, other.words) == ("red", [("how", 0.0), ("many", 0.0)])
+
+
+def test_what_is_refused(answering, tiny_image, tiny_model):
+    with pytest.raises(ValueError, match="no word of the question.*many"):
+        answering(tiny_image[0], "manny")
+    with pytest.raises(ValueError, match="none of the answers"):
+        answering(tiny_image[0], "how", "blue")
+    with pytest.raises(ValueError, match="at least two and one"):
+        build_question_model(tiny_model, WORDS, ["yes"])
+    with pytest.raises(ValueError, match="this vocabulary"):
+        QuestionAnswering(answering.model, Vocabulary(("how",)), ANSWERS)
+
+
+def test_the_vocabulary():
+    words = Vocabulary.of(["What is it?", "What's that, is it?", "is"], least=2)
+    assert words.words == ("is", "it")
+    np.testing.assert_array_equal(words.encode(["Is is IT 5"]), [[2, 1]])
+
+
+def test_files_of_vqa(tmp_path):
+    asked = [{"question_id": 7, "image_id": 3, "question": "how many?"}]
+    (tmp_path / "q.json").write_text(json.dumps({"questions": asked}))
+    answered = [{"question_id": 7, "multiple_choice_answer": "two", "answers": []}]
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": answered}))
+    (found,) = read_questions(tmp_path / "q.json", tmp_path / "a.json")
+    assert (found.image_id, found.text, found.answer) == (3, "how many?", "two")
+    assert read_questions(tmp_path / "q.json")[0].answer is None
+    for wrong in ({"annotations": []}, []):
+        (tmp_path / "a.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="not questions and annotations of VQA v2"):
+            read_questions(tmp_path / "q.json", tmp_path / "a.json")
+
+
+def test_a_nested_network_is_flattened():
+    inner_input = keras.Input((8, 8, 3))
+    inner = keras.Model(inner_input, keras.layers.Conv2D(4, 3)(inner_input))
+    nested = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            inner,
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model = build_question_model(nested, WORDS, ANSWERS)
+    found = QuestionAnswering(model, WORDS, ANSWERS)(np.ones((8, 8, 3)), "how many")
+    assert found.explanation.maps.shape == (1, 1, 6, 6)
+
+
+def test_scenes_are_what_they_say():
+    scenes = question_scenes(30, seed=1)
+    again = question_scenes(30, seed=1)
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(scenes, again, strict=True))
+    for scene in scenes:
+        top, left, bottom, right = (scene.boxes["digit"] * 64).round().astype(int)
+        digit = scene.image[top:bottom, left:right].min(-1)  # white alone is bright in all channels
+        assert digit.max() > 180
+        top, left, bottom, right = (scene.boxes["shape"] * 64).round().astype(int)
+        pixel = scene.image[(top + bottom) // 2, (left + right) // 2].astype(int)
+        brightest = {"red": [0], "green": [1], "blue": [2], "yellow": [0, 1]}
+        assert pixel.argmax() in brightest[scene.answers["colour"]]
+        assert scene.answers["shape"] in scene.question("colour")
+
+
+@pytest.mark.slow
+def test_the_baseline_learns_and_looks_where_the_answer_is():
+    """Each kind of question is answered far above chance, and its map peaks at the right thing."""
+    from training.questions import train_questions
+
+    answering, results = train_questions(scenes=3000, test=200, epochs=12, seed=0)
+    assert set(results) == set(KINDS)
+    for kind, least in {"colour": 0.9, "digit": 0.4, "shape": 0.6}.items():
+        assert results[kind]["accuracy"] > least
+        assert results[kind]["pointing"] > 0.6
