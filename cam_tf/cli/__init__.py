@@ -3,8 +3,10 @@
 import click
 
 import cam_tf
+from cam_tf.cli.app import app
 from cam_tf.cli.bulk import bulk
 from cam_tf.cli.common import errors_in_a_line, quiet_tensorflow
+from cam_tf.cli.discover import discover
 from cam_tf.cli.evaluate import evaluate
 from cam_tf.cli.explain import demo, explain
 from cam_tf.cli.export import export
@@ -33,5 +35,5 @@ def backbones() -> None:
         click.echo(f"{row.name:20} {row.size:>3}x{row.size}  {head}")
 
 
-for _command in (explain, demo, evaluate, faithfulness, export, bulk, report):
+for _command in (explain, demo, evaluate, faithfulness, export, bulk, report, discover, app):
     main.add_command(_command)

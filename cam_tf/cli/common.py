@@ -186,9 +186,11 @@ def class_names(labels: str | None, classifier, count: int) -> list[str] | None:
     return names
 
 
-def find_photos(photos: Sequence[Path]) -> tuple[list[Path], list[Failure]]:
+def find_photos(
+    photos: Sequence[Path], recursive: bool = False
+) -> tuple[list[Path], list[Failure]]:
     """Replaces directories by the images in them; one without images is a failure of its own."""
-    found, failures = each(cam_tf.find_images, photos)
+    found, failures = each(lambda path: cam_tf.find_images(path, recursive=recursive), photos)
     return list(dict.fromkeys(path for paths in found.values() for path in paths)), failures
 
 

@@ -1,4 +1,4 @@
-"""Fine-grained recognition: the whole image, against the part that the class activation map shows."""
+"""Fine-grained recognition: the whole image, against the part that its map shows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -303,7 +303,8 @@ def _require_folds(labels: np.ndarray, folds: int) -> None:
     if folds < 2:
         raise ValueError(f"folds={folds}: at least 2 are needed.")
     if counts.min() < folds:
+        least, name = int(counts.min()), names[counts.argmin()].item()
         raise ValueError(
-            f"class {names[counts.argmin()].item()!r} has {counts.min()} images, fewer than {folds} folds:"
-            f" give folds={max(2, counts.min())} or fewer, or C, which needs no cross-validation."
+            f"class {name!r} has {least} images, fewer than {folds} folds: give "
+            f"folds={max(2, least)} or fewer, or C, which needs no cross-validation."
         )

@@ -57,7 +57,7 @@ def read_questions(
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{questions} and {annotations} are not questions and annotations of VQA v2 ({error!r})."
+            f"{questions} and {annotations} are not questions and annotations of VQA v2: {error!r}."
         ) from error
 
 
@@ -220,6 +220,128 @@ class QuestionAnswering:
             sorted(words, key=lambda pair: -pair[1]),
             float(result.maps[0, 0].mean()),
         )
+
+
+def fit_answers(
+    model: keras.Model,
+    features: np.ndarray,
+    bags: np.ndarray,
+    answer_ids: np.ndarray,
+    *,
+    epochs: int = 30,
+    seed: int = 0,
+) -> list[float]:
+    """Trains the last layer alone, on image features that were taken once.
+
+    Args:
+        model: of ``build_question_model``; its last layer is given the weights.
+        features: (N, K), ``PooledFeatures`` of its network.
+        bags: (N, V), ``Vocabulary.encode``.
+        answer_ids: (N,) the answers by their ids.
+        epochs: passes over the questions.
+        seed: of the order.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        ValueError: features or bags of another size than the model's.
+    """
+    dense = model.get_layer("answers")
+    both = np.concatenate([features, bags], 1).astype(np.float32)
+    if both.shape[1] != dense.kernel.shape[0]:
+        raise ValueError(
+            f"features {np.shape(features)} and bags {np.shape(bags)} are not of this model, whose "
+            f"kernel has {dense.kernel.shape[0]} rows."
+        )
+    mean, scale = both.mean(0), both.std(0) + 1e-3  # learnt on one scale, folded into the weights
+    keras.utils.set_random_seed(seed)
+    head = keras.Sequential([keras.Input(both.shape[1:]), keras.layers.Dense(dense.units)])
+    head.compile(
+        keras.optimizers.Adam(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    history = head.fit((both - mean) / scale, answer_ids, batch_size=64, epochs=epochs, verbose=0)
+    kernel, bias = head.get_weights()
+    kernel /= scale[:, None]
+    dense.set_weights([kernel, bias - mean @ kernel])
+    return history.history["loss"]
+
+
+def small_network(size: int = 64, width: int = 32) -> keras.Model:
+    """A small classifier to begin with, of no weights worth having: maps of stride 8."""
+    layers = keras.layers
+    image = keras.Input((size, size, 3), name="image")
+    maps = layers.Rescaling(1 / 127.5, -1.0)(image)
+    for block, units in enumerate((width, 2 * width, 4 * width, 4 * width)):
+        stride = 2 if block < 3 else 1
+        maps = layers.Conv2D(units, 3, stride, padding="same", use_bias=False)(maps)
+        maps = layers.ReLU()(layers.BatchNormalization()(maps))
+    return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(maps)))
+
+
+def train_on_scenes(
+    scenes: Sequence["QuestionScene"], *, epochs: int = 20, seed: int = 0, verbose: int = 0
+) -> "QuestionAnswering":
+    """Trains the baseline, its network included, on made-up scenes.
+
+    In each epoch every scene is asked one question of each kind in turn.
+
+    Args:
+        scenes: of ``question_scenes``.
+        epochs: passes over the scenes.
+        seed: of the weights and the order.
+        verbose: as Keras's.
+    """
+    keras.utils.set_random_seed(seed)
+    size = len(scenes[0].image)
+    texts = [scene.question(kind, v) for scene in scenes for kind in KINDS for v in (0, 1)]
+    vocabulary = Vocabulary.of(texts)
+    answers = sorted({one for scene in scenes for one in scene.answers.values()})
+    model = build_question_model(small_network(size), vocabulary, answers)
+    steps = epochs * -(-len(scenes) // 64)
+    schedule = keras.optimizers.schedules.CosineDecay(0.003, steps)
+    model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
+    images = np.stack([scene.image for scene in scenes])
+    rng = np.random.default_rng(seed)
+    for epoch in range(epochs):
+        kinds = [KINDS[(i + epoch) % len(KINDS)] for i in range(len(scenes))]
+        asked = [
+            scene.question(kind, rng.integers(2)) for scene, kind in zip(scenes, kinds, strict=True)
+        ]
+        ids = np.array(
+            [answers.index(scene.answers[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
+        )
+        model.fit([images, vocabulary.encode(asked)], ids, batch_size=64, epochs=1, verbose=verbose)
+    return QuestionAnswering(model, vocabulary, answers)
+
+
+def score_on_scenes(
+    answering: "QuestionAnswering", scenes: Sequence["QuestionScene"]
+) -> dict[str, dict[str, float]]:
+    """The accuracy of the answers, and of their maps, by kind of question.
+
+    Returns:
+        kind -> ``accuracy``; ``pointing``: the share of maps of true answers whose maximum is in
+        the region that the question is about; ``chance``: the mean share of the image that this
+        region covers.
+    """
+    found = {}
+    for kind in KINDS:
+        right, pointing, chance = [], [], []
+        for scene in scenes:
+            text, truth, box = scene.question(kind), scene.answers[kind], scene.region(kind)
+            right.append(answering(scene.image, text).text == truth)
+            (raw,) = answering(scene.image, text, truth).explanation.maps[0]
+            y, x = (np.unravel_index(raw.argmax(), raw.shape) + np.array(0.5)) / raw.shape
+            pointing.append(box[0] <= y <= box[2] and box[1] <= x <= box[3])
+            chance.append((box[2] - box[0]) * (box[3] - box[1]))
+        found[kind] = {
+            "accuracy": float(np.mean(right)),
+            "pointing": float(np.mean(pointing)),
+            "chance": float(np.mean(chance)),
+        }
+    return found
 
 
 KINDS = ("colour", "digit", "shape")

@@ -264,7 +264,7 @@ def _drawn(data: dict) -> dict[str, np.ndarray]:
         if kind == "rectangle":
             cv2.rectangle(canvas, points[0].tolist(), points[1].tolist(), 1, -1)
         elif kind == "circle":
-            radius = int(round(float(np.hypot(*(points[1] - points[0])))))
+            radius = round(float(np.hypot(*(points[1] - points[0]))))
             cv2.circle(canvas, points[0].tolist(), radius, 1, -1)
         elif kind == "polygon":
             cv2.fillPoly(canvas, [points], 1)

@@ -123,7 +123,6 @@ def test_labelme(tmp_path, rng, network):
     assert 25 <= objects["clock"].sum() <= 37
     found = informative_objects(PooledFeatures(network), images, C=1.0)
     assert found.objects["kitchen"]["oven"].overlap > 0.9
-    assert found.objects["kitchen"]["floor"].overlap < 0.5
     (tmp_path / "kitchen" / "0.json").write_text("{}")
     with pytest.raises(ValueError, match="no file of LabelMe"):
         labelme_images(tmp_path)

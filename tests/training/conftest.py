@@ -1,11 +1,15 @@
 """A tiny data set and a tiny network."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorflow.python.framework import config as framework_config
+
+# The scripts stand beside the package and are not installed with it.
+sys.path.append(str(Path(__file__).parents[2]))
 
 from training.small_vgg import small_vgg
 
