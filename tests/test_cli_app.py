@@ -34,7 +34,7 @@ def test_it_explains_photos_and_refuses_the_rest(client, tmp_path):
     with pytest.raises(Exception, match="not a readable image"):
         asked.predict(bad, "EfficientNetLite0", "cam", 1, 0.2, api_name="/explain")
     (tmp_path / "large.png").write_bytes(b"0" * 300_000)
-    with pytest.raises(Exception, match="(?i)size|large|413"):
+    with pytest.raises(Exception, match=r"(?i)size|large|413"):
         large = gradio_client.handle_file(str(tmp_path / "large.png"))
         asked.predict(large, "EfficientNetLite0", "cam", 1, 0.2, api_name="/explain")
 

@@ -1,6 +1,7 @@
 """Figures of what was discovered: units with image regions, and photos with maps and boxes."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from cam_tf.maps.diagnosis import is_flat
 from cam_tf.maps.heatmaps import resize_maps
 
 _DPI = 150
-_PANEL, _TITLE, _MARGIN = 1.5, 0.34, 0.1  # inches
+_PANEL, _MARGIN = 1.5, 0.1  # inches
+_CHARACTERS = 27  # of a title in a panel's width
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def photo_sheet(panels: Sequence[Panel], heading: str = "", columns: int = 5) ->
         raise ValueError("there is no photo to draw.")
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    lines = max(panel.title.count("\n") + 1 if panel.title else 0 for panel in panels)
+    titles = [_wrapped(panel.title) for panel in panels]
+    lines = max(title.count("\n") + 1 if title else 0 for title in titles)
     title = _MARGIN / 2 + lines * 0.14
     top = 0.35 if heading else _MARGIN
     wide = columns * (_PANEL + _MARGIN) + _MARGIN
@@ -100,9 +103,15 @@ def photo_sheet(panels: Sequence[Panel], heading: str = "", columns: int = 5) ->
         bottom = high - top - sum(tall[: row + 1]) - (row + 1) * (title + _MARGIN / 2)
         bottom += _MARGIN / 2
         axes = figure.add_axes((left / wide, bottom / high, _PANEL / wide, tall[row] / high))
-        axes.set_title(panel.title, fontsize=7.5, loc="left", pad=3, parse_math=False)
+        axes.set_title(titles[index], fontsize=7.5, loc="left", pad=3, parse_math=False)
         _draw(axes, panel)
     return figure
+
+
+def _wrapped(title: str) -> str:
+    """The title, no line of which is wider than a panel."""
+    lines = [textwrap.wrap(line, _CHARACTERS) or [""] for line in title.splitlines()]
+    return "\n".join(part for line in lines for part in line)
 
 
 def _tallest(panels: Sequence[Panel]) -> float:

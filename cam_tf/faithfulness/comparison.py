@@ -69,6 +69,16 @@ class Comparison:
             for method, figures in self.values.items()
         }
 
+    def _repr_html_(self) -> str:
+        from cam_tf.display.notebook import table  # a room above, for notebooks alone
+
+        found = self.estimates()
+        figures = list(dict.fromkeys(name for row in found.values() for name in row))
+        rows = [
+            [method, *(_shown(row.get(name)) for name in figures)] for method, row in found.items()
+        ]
+        return table(["method", *figures], rows, f"{len(self.ids)} images, 95 % intervals")
+
     def curves(self) -> dict[str, dict[str, list[float]]]:
         """Returns each method's mean curves by name."""
         return {
@@ -129,6 +139,10 @@ def compare_methods(
             if progress is not None:
                 progress(len(ids))
     return found
+
+
+def _shown(found: Estimate | None) -> str:
+    return "" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def is_low_good(figure: str) -> bool:

@@ -1,6 +1,7 @@
 """What an evaluation has measured: figures with their standard errors, a table, and its state."""
 
 import copy
+import html
 import json
 import math
 from collections import Counter
@@ -210,6 +211,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         return table(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def overlap(record: Mapping) -> float | None:

@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 
 import cam_tf
+from cam_tf.faithfulness import Comparison
+from cam_tf.localization.classification import ClassificationError
+from cam_tf.localization.evaluation_result import Evaluation
 
 
 def _pictures(text):
@@ -33,3 +36,12 @@ def test_flat_maps_and_many_images(tiny_model, tiny_image):
     assert _pictures(text) == []
     assert "flat" in text
     assert "12 more images" in text
+
+
+def test_comparisons_and_evaluations_are_tables():
+    values = {"cam": {"deletion_auc": [0.25, 0.25]}, "randommap": {"deletion_auc": [0.5, 0.5]}}
+    text = Comparison({}, values, ids=["a", "b"], class_ids=[1, 2])._repr_html_()
+    assert "<td>cam</td><td>0.250 [0.250, 0.250]</td>" in text
+    assert "2 images" in text
+    none = Evaluation({}, {"classification": ClassificationError()}, {"x": ("kind", "<bad>")})
+    assert none._repr_html_().startswith("<pre>0 images, 1 bad record")
