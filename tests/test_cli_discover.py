@@ -136,7 +136,10 @@ def test_units(run, folder, tmp_path):
     assert found[0]["unit"] == 2
     assert all("blue" in one["image"] for one in found[0]["regions"])  # unit 2 is blue
     assert (tmp_path / "units" / "class_2.png").stat().st_size > 3000
-    assert run("units", *given, "--field", 8).exit_code == 0
+    assert run("units", *given, "--field", 8, "--by", "contribution").exit_code == 0
+    found = json.loads((tmp_path / "units" / "results.json").read_text())["classes"]["class 0"][0]
+    assert found["unit"] == 0  # red
+    assert found["contribution"] > 0.2
     done = run("units", "photos", "--classes", "7")
     assert done.exit_code == 2
 

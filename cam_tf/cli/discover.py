@@ -367,6 +367,7 @@ def _rank_objects(
     folder, layout, split, scenes, least, threshold, cost, seed, output, **options
 ) -> None:
     from cam_tf.discovery.scenes import informative_objects, labelme_images, scene_parse_images
+    from cam_tf.display.discovery_sheets import ranking_sheet
 
     make_writable(output)
     wanted = None if scenes is None else [name.strip() for name in scenes.split(",")]
@@ -386,15 +387,20 @@ def _rank_objects(
             progress=bar.update,
         )
         bar.update(bar.length - bar.pos)
-    report = {}
+    report, drawn = {}, {}
     for scene in found.objects:
         lists = {
             "by_frequency": found.by_frequency(scene, least),
             "by_overlap": found.by_overlap(scene, least),
         }
         report[scene] = {name: [one._asdict() for one in ranked] for name, ranked in lists.items()}
+        drawn[scene] = {
+            "how often": [(one.name, one.frequency) for one in lists["by_frequency"]],
+            "share looked at": [(one.name, one.overlap) for one in lists["by_overlap"]],
+        }
         click.echo(f"{scene}: frequent: {_names(lists['by_frequency'])}")
         click.echo(f"{'':{len(scene)}}  looked at: {_names(lists['by_overlap'])}")
+    _write_figure(output, "objects.png", ranking_sheet(drawn))
     accuracy = found.head.accuracy
     _write_json(
         output,
@@ -669,7 +675,13 @@ def vqa(**options) -> None:
 
 
 def _answer_questions(made_up, questions, annotations, images, output, **options) -> None:
-    from cam_tf.discovery.questions import KINDS, question_scenes, score_on_scenes, train_on_scenes
+    from cam_tf.discovery.questions import (
+        KINDS,
+        question_scenes,
+        score_on_scenes,
+        train_on_scenes,
+        write_question_data,
+    )
     from cam_tf.display.discovery_sheets import Panel, photo_sheet
 
     make_writable(output)
@@ -679,10 +691,15 @@ def _answer_questions(made_up, questions, annotations, images, output, **options
         _answer_files(questions, annotations, images, output, **options)
         return
     seed = options["seed"]
-    answering = train_on_scenes(
-        question_scenes(made_up, seed=2 * seed), epochs=options["epochs"], seed=seed
-    )
+    with _bar(options["epochs"], "Training") as bar:
+        answering = train_on_scenes(
+            question_scenes(made_up, seed=2 * seed),
+            epochs=options["epochs"],
+            seed=seed,
+            progress=bar.update,
+        )
     test = question_scenes(200, seed=2 * seed + 1)
+    write_question_data(output / "test", test)
     results = score_on_scenes(answering, test)
     panels = []
     for scene in test[:5]:
@@ -786,6 +803,14 @@ def _last_number(stem: str) -> str:
 @with_options(
     click.option("--classes", required=True, help="Of these: 'tabby,goldfish'."),
     click.option("--labels", help="A file of class names, one a line, or 'imagenet'."),
+    click.option(
+        "--by",
+        type=click.Choice(["weight", "contribution"]),
+        default="weight",
+        show_default=True,
+        help="What ranks units: their weight, as in the paper, or their mean contribution in those "
+        "of IMAGES that are predicted to be of the class.",
+    ),
     click.option("--units", type=COUNT, default=5, show_default=True, help="For each class."),
     click.option("--regions", type=COUNT, default=7, show_default=True, help="For each unit."),
     click.option(
@@ -807,8 +832,13 @@ def units(images: Sequence[Path], **options) -> None:
         _show_units(images, **options)
 
 
-def _show_units(images, classes, labels, units, regions, field, output, **options) -> None:
-    from cam_tf.discovery import class_units, receptive_field, top_activations
+def _show_units(images, classes, labels, by, units, regions, field, output, **options) -> None:
+    from cam_tf.discovery import (
+        class_units,
+        contributing_units,
+        receptive_field,
+        top_activations,
+    )
     from cam_tf.discovery.photos import cropped
     from cam_tf.discovery.units import region_around
     from cam_tf.display.discovery_sheets import UnitRow, unit_sheet
@@ -820,8 +850,7 @@ def _show_units(images, classes, labels, units, regions, field, output, **option
     (ids,) = chosen_ids(classes, names, count)
     paths, failures = find_photos(images, recursive=True)
     bad = {str(path): str(why) for path, why in failures}
-    weights = {i: class_units(classifier.model, i, units, options["layer"]) for i in ids}
-    wanted = sorted({int(unit) for found, _ in weights.values() for unit in found})
+    layer = options["layer"]
 
     def batches():
         for start in range(0, len(paths), _BATCH):
@@ -832,6 +861,13 @@ def _show_units(images, classes, labels, units, regions, field, output, **option
             if read:
                 yield classifier.images(list(read.values())), list(read)
 
+    if by == "weight":
+        weights = {i: class_units(classifier.model, i, units, layer) for i in ids}
+    else:
+        with _bar(len(paths), "Ranking") as bar:
+            seen = (given for given, _ in batches())
+            weights = contributing_units(classifier.model, seen, ids, units, layer)
+    wanted = sorted({int(unit) for found, _ in weights.values() for unit in found})
     with _bar(len(paths), "Looking") as bar:
         best = top_activations(take, batches(), wanted, regions)
     try:
@@ -860,11 +896,11 @@ def _show_units(images, classes, labels, units, regions, field, output, **option
                 cam_tf.resize_image(cropped(cam_tf.load_image(path), box), (160, 160))
                 for path, box, _ in found
             ]
-            rows.append(UnitRow(f"unit {unit}\nweight {weight:.3f}", pictures))
+            rows.append(UnitRow(f"unit {unit}\n{by} {weight:.3f}", pictures))
             records.append(
                 {
                     "unit": int(unit),
-                    "weight": float(weight),
+                    by: float(weight),
                     "regions": [
                         {"image": str(path), "box": list(map(float, box)), "value": float(value)}
                         for path, box, value in found
@@ -873,7 +909,7 @@ def _show_units(images, classes, labels, units, regions, field, output, **option
             )
         report[str(name)] = records
         stem = "".join(c if c.isalnum() else "_" for c in str(name))
-        _write_figure(output, f"{stem}.png", unit_sheet(rows, f"{name}: units by weight"))
+        _write_figure(output, f"{stem}.png", unit_sheet(rows, f"{name}: units by {by}"))
         click.echo(f"{name}: units {', '.join(str(one['unit']) for one in records)}")
     _write_json(
         output,

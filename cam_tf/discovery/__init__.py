@@ -18,7 +18,12 @@ _PUBLIC = {
         "empirical_receptive_field",
         "receptive_field",
     ],
-    "cam_tf.discovery.units": ["TopActivations", "class_units", "top_activations"],
+    "cam_tf.discovery.units": [
+        "TopActivations",
+        "class_units",
+        "contributing_units",
+        "top_activations",
+    ],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

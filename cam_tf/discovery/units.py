@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from cam_tf.discovery.contributions import UnitContributions
 from cam_tf.discovery.features import PooledFeatures
 from cam_tf.maps.cam import CAM
 from cam_tf.networks.anatomy import Layer
@@ -35,6 +36,52 @@ def class_units(
         raise ValueError(f"class_id={class_id} is not among the {weights.shape[1]} classes.")
     order = np.argsort(-weights[:, class_id], kind="stable")[:count]
     return order, weights[order, class_id]
+
+
+def contributing_units(
+    model: keras.Model,
+    batches: Iterable[np.ndarray],
+    class_ids: Sequence[int],
+    count: int = 5,
+    layer: Layer | None = None,
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """The units that contribute most to classes in the images that are predicted to be of them.
+
+    A large weight is of no use to a unit that is never active: this ranks by the mean of w_k^c F_k.
+
+    Args:
+        model: see ``UnitContributions``.
+        batches: of images, as the model takes them.
+        class_ids: the classes.
+        count: how many units.
+        layer: see ``CAM``.
+
+    Returns:
+        class id -> unit ids and their mean contributions, (count,) each, largest first.
+
+    Raises:
+        ValueError: no image is predicted to be of a class, or see ``UnitContributions``.
+    """
+    contributions = UnitContributions(model, layer)
+    sums, images = dict.fromkeys(class_ids, 0.0), dict.fromkeys(class_ids, 0)
+    for batch in batches:
+        found = contributions(batch, top_k=1)
+        for class_id in class_ids:
+            mine = found.class_ids[:, 0] == class_id
+            sums[class_id] = sums[class_id] + found.values[mine, 0].sum(0)
+            images[class_id] += int(mine.sum())
+    none = [class_id for class_id in class_ids if not images[class_id]]
+    if none:
+        raise ValueError(
+            f"no image is predicted to be of the classes {none}: give images of them, or rank "
+            "their units by weight."
+        )
+    ranked = {}
+    for class_id in class_ids:
+        mean = sums[class_id] / images[class_id]
+        order = np.argsort(-mean, kind="stable")[:count]
+        ranked[class_id] = order, mean[order]
+    return ranked
 
 
 @dataclass

@@ -41,7 +41,7 @@ def unit_sheet(rows: Sequence[UnitRow], heading: str = "") -> Figure:
     if not rows:
         raise ValueError("there is no unit to draw.")
     columns = max(len(row.regions) for row in rows)
-    label, side, top = 1.15, 1.0, 0.35 if heading else 0.08
+    label, side, top = 1.3, 1.0, 0.35 if heading else 0.08
     wide, high = label + columns * (side + 0.05) + 0.1, top + len(rows) * (side + 0.05) + 0.05
     figure = NotebookFigure(figsize=(wide, high), dpi=_DPI, facecolor="white")
     if heading:
@@ -55,6 +55,34 @@ def unit_sheet(rows: Sequence[UnitRow], heading: str = "") -> Figure:
             axes = figure.add_axes((left / wide, bottom / high, side / wide, side / high))
             axes.imshow(region, aspect="auto")
             axes.set_axis_off()
+    return figure
+
+
+def ranking_sheet(rankings: dict[str, dict[str, Sequence[tuple[str, float]]]]) -> Figure:
+    """Draws rankings side by side: a row for each key, a bar chart for each of its rankings.
+
+    Args:
+        rankings: key -> title -> names with their values in 0..1, best first; ten are drawn.
+
+    Raises:
+        ValueError: no ranking.
+    """
+    if not rankings:
+        raise ValueError("there is no ranking to draw.")
+    columns = max(len(each) for each in rankings.values())
+    size = (3.6 * columns, 2.3 * len(rankings))
+    figure = NotebookFigure(figsize=size, dpi=_DPI, facecolor="white", layout="constrained")
+    panels = figure.subplots(len(rankings), columns, squeeze=False)
+    for row, (key, each) in zip(panels, rankings.items(), strict=True):
+        for axes, (title, ranked) in zip(row, each.items(), strict=False):
+            names, values = zip(*ranked[:10], strict=True) if ranked else ((), ())
+            axes.barh(range(len(names)), values, color="#0550ae")
+            axes.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+            axes.invert_yaxis()
+            axes.set_xlim(0, 1)
+            axes.tick_params(axis="x", labelsize=7)
+            axes.set_title(f"{key}: {title}", fontsize=8, loc="left", parse_math=False)
+            axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

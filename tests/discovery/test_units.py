@@ -11,6 +11,7 @@ from cam_tf.discovery import (
     PooledFeatures,
     TopActivations,
     class_units,
+    contributing_units,
     empirical_receptive_field,
     receptive_field,
     top_activations,
@@ -25,6 +26,15 @@ def test_units_by_weight(tiny_model):
     np.testing.assert_allclose(weights, [2, 0])
     with pytest.raises(ValueError, match="class_id=3"):
         class_units(tiny_model, 3)
+
+
+def test_units_by_contribution(tiny_model, tiny_image):
+    # red 2.5, green 1.5: the logits are 2.5, 3.5 and 0, so class 1 is predicted; green gives it 3
+    found = contributing_units(tiny_model, [tiny_image, tiny_image], [1], 2)
+    np.testing.assert_array_equal(found[1][0], [1, 0])
+    np.testing.assert_allclose(found[1][1], [3, 0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"predicted to be of the classes \[2\]"):
+        contributing_units(tiny_model, [tiny_image], [1, 2])
 
 
 def test_streaming_equals_a_full_sort(rng):
