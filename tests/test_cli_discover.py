@@ -162,6 +162,7 @@ def test_scenes(run, tmp_path, rng):
     done = run("scenes", "rooms", "--layout", "labelme", "--cost", 1)
     assert done.exit_code == 0, done.output
     assert "looked at: kitchen thing" in done.stdout
+    assert (tmp_path / "scenes" / "objects.png").stat().st_size > 5000
     done = run("scenes", "rooms")
     assert (done.exit_code, "objectInfo150.txt" in done.stderr) == (2, True)
 
@@ -196,6 +197,10 @@ def test_made_up_questions(run, tmp_path):
     done = run("vqa", "--made-up", 64, "--epochs", 1, "-o", "out")
     assert done.exit_code == 0, done.output
     assert "64 pictures to learn from, 200 to test" in done.stdout
+    given = [f"--{name}" for name in ("questions", "annotations", "images")]
+    paths = ["out/test/questions.json", "out/test/annotations.json", "out/test/images"]
+    both = [part for pair in zip(given, paths, strict=True) for part in pair]
+    assert run("vqa", *both, "--epochs", 2, "-o", "again").exit_code == 0
     assert set(json.loads((tmp_path / "out" / "results.json").read_text())["results"]) == {
         "colour",
         "digit",

@@ -4,14 +4,16 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
+from PIL import Image
 
+from cam_tf.files import written_whole
 from cam_tf.maps.cam import CAM
 from cam_tf.maps.explanation import Explanation
 from cam_tf.networks.anatomy import dissect
@@ -281,7 +283,11 @@ def small_network(size: int = 64, width: int = 32) -> keras.Model:
 
 
 def train_on_scenes(
-    scenes: Sequence["QuestionScene"], *, epochs: int = 20, seed: int = 0, verbose: int = 0
+    scenes: Sequence["QuestionScene"],
+    *,
+    epochs: int = 20,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> "QuestionAnswering":
     """Trains the baseline, its network included, on made-up scenes.
 
@@ -291,7 +297,7 @@ def train_on_scenes(
         scenes: of ``question_scenes``.
         epochs: passes over the scenes.
         seed: of the weights and the order.
-        verbose: as Keras's.
+        progress: is told 1 after each epoch.
     """
     keras.utils.set_random_seed(seed)
     size = len(scenes[0].image)
@@ -312,7 +318,9 @@ def train_on_scenes(
         ids = np.array(
             [answers.index(scene.answers[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
         )
-        model.fit([images, vocabulary.encode(asked)], ids, batch_size=64, epochs=1, verbose=verbose)
+        model.fit([images, vocabulary.encode(asked)], ids, batch_size=64, epochs=1, verbose=0)
+        if progress is not None:
+            progress(1)
     return QuestionAnswering(model, vocabulary, answers)
 
 
@@ -435,3 +443,34 @@ def _question_scene(rng, digits, size: int, half: int) -> QuestionScene:
         {"shape": box[0], "digit": box[1]},
         {"colour": str(colour), "shape": str(shape), "digit": str(digits.target[index])},
     )
+
+
+def write_question_data(folder: str | os.PathLike, scenes: Sequence[QuestionScene]) -> None:
+    """Writes made-up scenes in the format of VQA v2, with the regions that answers are about.
+
+    ``images/scene_000000000001.png``, ..., ``questions.json``, ``annotations.json``, and
+    ``regions.json``: question id -> relative box.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    questions, annotations, regions = [], [], {}
+    for image_id, scene in enumerate(scenes, start=1):
+        with written_whole(folder / "images" / f"scene_{image_id:012}.png") as file:
+            Image.fromarray(scene.image).save(file, format="PNG")
+        for k, kind in enumerate(KINDS):
+            known = {"image_id": image_id, "question_id": 10 * image_id + k}
+            questions.append({**known, "question": scene.question(kind)})
+            answer = {"answer": scene.answers[kind], "answer_confidence": "yes", "answer_id": 1}
+            about = {"multiple_choice_answer": scene.answers[kind], "answers": [answer]}
+            annotations.append({**known, **about, "question_type": kind})
+            regions[known["question_id"]] = scene.region(kind).tolist()
+    for name, data in (
+        ("questions", {"questions": questions}),
+        ("annotations", {"annotations": annotations}),
+        ("regions", regions),
+    ):
+        with written_whole(folder / f"{name}.json") as file:
+            file.write(json.dumps(data).encode())

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+import cam_tf
 from cam_tf.discovery.questions import (
     KINDS,
     QuestionAnswering,
@@ -16,6 +17,7 @@ from cam_tf.discovery.questions import (
     read_questions,
     score_on_scenes,
     train_on_scenes,
+    write_question_data,
 )
 
 WORDS = Vocabulary(("color", "how", "many"))
@@ -90,6 +92,18 @@ def test_a_nested_network_is_flattened():
     model = build_question_model(nested, WORDS, ANSWERS)
     found = QuestionAnswering(model, WORDS, ANSWERS)(np.ones((8, 8, 3)), "how many")
     assert found.explanation.maps.shape == (1, 1, 6, 6)
+
+
+def test_made_up_data_are_in_the_format_of_vqa(tmp_path):
+    scenes = question_scenes(4, seed=2)
+    write_question_data(tmp_path, scenes)
+    found = read_questions(tmp_path / "questions.json", tmp_path / "annotations.json")
+    assert len(found) == 12
+    assert (found[3].image_id, found[3].answer) == (2, scenes[1].answers["colour"])
+    image = cam_tf.load_image(tmp_path / "images" / "scene_000000000002.png")
+    np.testing.assert_array_equal(image, scenes[1].image)
+    regions = json.loads((tmp_path / "regions.json").read_text())
+    np.testing.assert_allclose(regions["21"], scenes[1].boxes["digit"])
 
 
 def test_scenes_are_what_they_say():
