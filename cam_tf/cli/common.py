@@ -102,6 +102,23 @@ def find_explainer(method: str | None, max_channels: int | None) -> tuple[type, 
     return found, {}, False
 
 
+def find_methods(text: str, max_channels: int | None) -> dict[str, tuple[type, dict]]:
+    """The classes and options of the methods that are named, by their names."""
+    from cam_tf.maps.methods import METHODS, find_method
+
+    kinds = [find_method(name.strip()) for name in text.split(",") if name.strip()]
+    if not kinds:
+        raise ValueError(f"--methods {text!r} names none: give some, such as cam,scorecam.")
+    names = {kind: name for name, kind in METHODS.items()}
+    found = {}
+    for name in dict.fromkeys(names[kind] for kind in kinds):
+        kind, given, many_passes = find_explainer(name, None)
+        found[name] = kind, {"max_channels": max_channels} if many_passes else given
+    if max_channels is not None and not any(given for _, given in found.values()):
+        raise ValueError(f"--max-channels: none of {text} asks channels one by one.")
+    return found
+
+
 def load_localizer(
     size: int | None,
     *,

@@ -13,7 +13,7 @@ from cam_tf.cli.common import (
     MODEL,
     PATH,
     errors_in_a_line,
-    find_explainer,
+    find_methods,
     load_sized,
     make_writable,
     output_option,
@@ -109,7 +109,7 @@ def _measure(images, methods, metrics, strict, limit, seed, batch_size, output, 
     from cam_tf.faithfulness import Probabilities, compare_methods
 
     make_writable(output)
-    found = _find_methods(methods, options["max_channels"])
+    found = find_methods(methods, options["max_channels"])
     makers = _find_metrics(metrics)
     photos = _chosen(cam_tf.find_images(images, recursive=True), limit, seed)
     classifier = load_sized(
@@ -148,23 +148,6 @@ def _measure(images, methods, metrics, strict, limit, seed, batch_size, output, 
         },
     }
     _finish(comparison, sanity, about, output, options["as_json"])
-
-
-def _find_methods(text: str, max_channels: int | None) -> dict[str, tuple[type, dict]]:
-    """The classes and options of the methods that are named, by their names."""
-    from cam_tf.maps.methods import METHODS, find_method
-
-    kinds = [find_method(name.strip()) for name in text.split(",") if name.strip()]
-    if not kinds:
-        raise ValueError(f"--methods {text!r} names none: give some, such as cam,scorecam.")
-    names = {kind: name for name, kind in METHODS.items()}
-    found = {}
-    for name in dict.fromkeys(names[kind] for kind in kinds):
-        kind, given, many_passes = find_explainer(name, None)
-        found[name] = kind, {"max_channels": max_channels} if many_passes else given
-    if max_channels is not None and not any(given for _, given in found.values()):
-        raise ValueError(f"--max-channels: none of {text} asks channels one by one.")
-    return found
 
 
 def _find_metrics(text: str) -> dict[str, type]:

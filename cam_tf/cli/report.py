@@ -16,7 +16,7 @@ from cam_tf.cli.common import (
     class_names,
     each,
     errors_in_a_line,
-    find_explainer,
+    find_methods,
     find_photos,
     load_sized,
     make_writable,
@@ -79,13 +79,11 @@ def _write(write_report, photos, methods, output, labels, classes, top_k, size, 
         raise IsADirectoryError(f"{output} is a directory: name a file, -o {output}/report.html.")
     photos, failures = find_photos(photos)
     left_out = {str(photo): str(why) for photo, why in failures}
-    made = {name.strip(): None for name in methods.split(",") if name.strip()}
-    if not made:
-        raise ValueError(f"--methods {methods!r} names none: give some, such as cam,gradcam.")
-    kinds = _kinds(made, options["max_channels"])
+    found = find_methods(methods, options["max_channels"])
     classifier = load_sized(size, options["model"], options["weights"], options["preprocess"])
     explainers = {
-        kind.__name__: kind(classifier.model, options["layer"], **given) for kind, given in kinds
+        kind.__name__: kind(classifier.model, options["layer"], **given)
+        for kind, given in found.values()
     }
     first = next(iter(explainers.values()))
     count = first.anatomy.classes
@@ -118,17 +116,6 @@ def _write(write_report, photos, methods, output, labels, classes, top_k, size, 
         )
     click.echo(f"{len(photos) + len(failures) - len(left_out)} photos -> {output}")
     return left_out
-
-
-def _kinds(names, max_channels: int | None) -> list[tuple[type, dict]]:
-    """The explainers' classes and their options."""
-    found = []
-    for name in names:
-        kind, given, many_passes = find_explainer(name, None)
-        found.append((kind, {"max_channels": max_channels} if many_passes else given))
-    if max_channels is not None and not any(given for _, given in found):
-        raise ValueError(f"--max-channels: none of {', '.join(names)} asks channels one by one.")
-    return found
 
 
 def _cases(photos, classifier, explainers, selection, left_out, batch_size, layer, bar) -> Iterator:
