@@ -60,10 +60,10 @@ def discover() -> None:
 
 
 class _Photos(Sequence):
-    """Photos that are read when they are asked for; small ones are kept."""
+    """Photos that are read when they are asked for."""
 
-    def __init__(self, paths: Sequence[Path], bar=None):
-        self.paths, self._bar = list(paths), bar
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -227,7 +227,7 @@ def _measure_features(source, test, split, splits, kind, cost, seed, output, **o
 
 def _labelled(source: str, split: str, classifier, take, label: str, bad: dict) -> tuple:
     """Features and labels of a folder or of a data set of TFDS."""
-    if Path(source).is_dir() or ("/" in source and not source.split("/")[0].isidentifier()):
+    if Path(source).is_dir():
         paths, labels = _class_folders(Path(source))
         by_path = dict(zip(paths, labels, strict=True))
         given, kept = _take(classifier, take, paths, label, bad)
